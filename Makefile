@@ -1,0 +1,86 @@
+# Two commands for a newcomer: `make sweep` and `make test`. Each sets up what it needs, once.
+
+PYTHON ?= python3
+# Only the command line sets these: some shells export a NAME of their own.
+DATA = demo-data
+SPACE = smoke
+STORAGE = results
+NAME = $(if $(filter demo-data,$(DATA)),demo,$(notdir $(patsubst %/,%,$(DATA))))
+ARGS =
+
+EMPTY :=
+BIN := .venv/bin
+STAMP := .venv/.installed
+LOG := .venv/install.log
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off -c constraints.txt -e '.[dev]'
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help sweep test check format ui environment data
+
+help:
+	@echo 'make sweep    a small real sweep on the demo set: environment, data, tuning, leaderboard'
+	@echo '              own data: make sweep DATA=/path/to/algonauts SPACE=early_visual ARGS="--subjects 1,2"'
+	@echo 'make test     the whole test suite'
+	@echo 'make check    rules, format, strict types and layers'
+	@echo 'make format   mends format and simple rules'
+	@echo 'make ui       MLflow UI on the results'
+	@echo
+	@echo 'PYTHON=$(PYTHON) makes the environment in .venv; it must be 3.11 or newer.'
+
+sweep: STEP := 1/3 $(EMPTY)
+sweep: environment data
+	@echo '3/3 sweep: $(NAME), search space $(SPACE), results in $(STORAGE)'
+	@$(BIN)/python sweep.py run --data '$(DATA)' --space '$(SPACE)' --name '$(NAME)' --storage '$(STORAGE)' $(ARGS)
+
+test: STEP := 1/2 $(EMPTY)
+test: environment
+	@echo '2/2 tests: the whole suite, some minutes'
+	@$(BIN)/python -m pytest $(ARGS)
+	@echo 'All tests passed. Next: `make sweep` for a sweep on the demo set, `make check` before a commit.'
+
+check: STEP := 1/5 $(EMPTY)
+check: environment
+	@echo '2/5 rules'
+	@$(BIN)/ruff check .
+	@echo '3/5 format'
+	@$(BIN)/ruff format --check .
+	@echo '4/5 strict types'
+	@$(BIN)/mypy
+	@echo '5/5 layers'
+	@$(BIN)/lint-imports --no-logo
+	@echo 'Rules, format, types and layers hold. Next: `make test`.'
+
+format: environment
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+ui: environment
+	@$(BIN)/python sweep.py ui --storage '$(STORAGE)' $(ARGS)
+
+environment: $(STAMP)
+	@echo '$(STEP)environment: ready in .venv'
+
+# The stamp is written last: an installation that fails or is interrupted starts again with the next call.
+# The first attempt uses what is in .venv already, so that an edit of pyproject.toml needs no network.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c '' 2>/dev/null || { \
+	  echo '$(PYTHON) does not start; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is $$($(PYTHON) -V); expected 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@rm -f $@
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { \
+	  echo 'no virtual environment could be made in .venv (on Debian and Ubuntu: apt install python3-venv)' >&2; exit 1; }
+	@$(PIP_INSTALL) --no-index --no-build-isolation >$(LOG) 2>&1 || { \
+	  echo '$(STEP)environment: installing the pinned packages into .venv, about 7 GB, 3-6 minutes the first time (log: $(LOG))'; \
+	  $(PIP_INSTALL) >$(LOG) 2>&1 || { tail -n 15 $(LOG) >&2; \
+	    echo 'the installation failed, see above and $(LOG); run the same command to try again' >&2; exit 1; }; }
+	@touch $@
+
+data: $(if $(filter demo-data,$(DATA)),demo-data/dataset.json)
+	@echo '2/3 data: $(DATA)'
+
+demo-data/dataset.json:
+	@echo '2/3 data: making the demo set'
+	@$(BIN)/python sweep.py data demo $(@D)
