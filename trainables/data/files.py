@@ -1,0 +1,159 @@
+"""Files of a data set and of the cache: faults with their remedy, arrays without pickle, whole writes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any, BinaryIO
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from upath import UPath
+
+from trainables.errors import DataError, StorageError
+
+COPY_CHUNK_BYTES = 8 << 20
+
+# NumPy parses the header of an .npy file as Python text, so damage shows as faults of a program, too.
+NPY_DAMAGE = (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, OverflowError, MemoryError)
+
+
+class FaultyFileError(DataError):
+    """One file that is not what the layout promises; `trainables.data.check` lists what others raise."""
+
+    def __init__(self, file: object, problem: str, remedy: str) -> None:
+        super().__init__(f"{file}: {problem}; {remedy}")
+        self.file, self.problem, self.remedy = str(file), problem, remedy
+
+    def __reduce__(self) -> tuple[type[FaultyFileError], tuple[str, str, str]]:
+        # The default rebuilds an exception from its message alone, which fails when another process sends it.
+        return (type(self), (self.file, self.problem, self.remedy))
+
+
+def missing(path: UPath) -> FaultyFileError:
+    """The fault of a file that is not there."""
+    return FaultyFileError(path, "it is missing", "restore it from the original data set")
+
+
+def default_cache_dir() -> Path:
+    """Where decoded stimuli and copies of remote arrays lie: ``$SWEEP_CACHE_DIR``, else the user's cache."""
+    if chosen := os.environ.get("SWEEP_CACHE_DIR"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cortex-sweep"
+
+
+def is_local(path: UPath) -> bool:
+    """Whether the path lies on a disk of this machine, where files can be memory-mapped."""
+    return path.protocol in ("", "file", "local")
+
+
+def read_bytes(path: UPath) -> bytes:
+    """The whole file.
+
+    Raises:
+        FaultyFileError: it is missing or cannot be read.
+    """
+    try:
+        return bytes(path.read_bytes())
+    except FileNotFoundError as error:
+        raise missing(path) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def read_array(path: UPath) -> NDArray[Any]:
+    """The array of an ``.npy`` file, memory-mapped; a remote file is copied to the cache once.
+
+    Raises:
+        FaultyFileError: the file is missing, truncated, no ``.npy`` file, or holds pickled objects.
+        StorageError: the copy of a remote file cannot be written.
+    """
+    try:
+        local = Path(path.path) if is_local(path) else _local_copy(path)
+        array: NDArray[Any] = np.lib.format.open_memmap(local, mode="r")
+    except FileNotFoundError as error:
+        raise missing(path) from error
+    except NPY_DAMAGE as error:
+        problem = f"it is not a whole .npy array of numbers ({error})"
+        raise FaultyFileError(path, problem, "copy it again from the original data set") from error
+    return array
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that appears under its name only when it is whole; hold `locked` around it.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written; nothing is left behind.
+    """
+    # One name, not one per process: what a killed writer left is overwritten by the next, not collected.
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # a network disk reports that it is full only here
+        partial.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Makes the folder of ``path`` and holds a lock beside it, which goes away with its process.
+
+    Raises:
+        StorageError: the place cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f"{path.name}.lock"))
+        lock.acquire()
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def unwritable(path: Path, error: OSError) -> StorageError:
+    """The error for a failed write, in words for the person at the terminal."""
+    cause = error.strerror or str(error)
+    return StorageError(f"{path} cannot be written ({cause}); free some space or choose another place")
+
+
+def _local_copy(path: UPath) -> Path:
+    """A copy of a remote file in the cache.
+
+    The key is the address with the size and the time of the last change: a replaced file is copied anew.
+    """
+    status = path.stat()
+    key = hashlib.sha256(f"{path}:{status.st_size}:{status.st_mtime}".encode()).hexdigest()[:32]
+    copy = default_cache_dir() / "remote" / f"{key}{path.suffix}"
+    with locked(copy):
+        if not copy.exists():
+            with writing(copy) as file:
+                for chunk in _chunks(path):
+                    file.write(chunk)
+    return copy
+
+
+def _chunks(path: UPath) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(COPY_CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: UPath, error: OSError) -> FaultyFileError:
+    return FaultyFileError(path, f"it cannot be read ({error})", "check its permissions and its disk")
