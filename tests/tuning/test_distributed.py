@@ -1,0 +1,113 @@
+"""Two workers with half a batch each against one worker with all of it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
+
+from tests.synthetic import planted_data, tiny_config, tiny_weights
+from trainables.config import TrialConfig
+from trainables.models.backbone import BACKBONES
+from trainables.tuning.distributed import average_gradients, gather_rows, share_of, world
+from trainables.tuning.loop import TrialRun
+
+N_WORKERS = 2
+# 40 stimuli in batches of 13, 13 and 14: the last one of a single stimulus is merged, and 13 does not divide by 2.
+CONFIGS = [
+    tiny_config(method=method, batch_size=13, epochs=3, layer_cutoff="classifier.2", learning_rate=3e-3)
+    for method in ("contrastive", "regression")
+]
+
+Outcome = dict[str, Tensor | list[float]]
+
+
+def _without_dropout() -> None:
+    """Workers draw their own dropout masks, so only a network without them can agree to the last digits."""
+    tiny_weights()
+    spec = BACKBONES["tiny"]
+    without = [(name, module) for name, module in spec.chain() if name != "classifier.0"]
+    assert len(without) == len(spec.chain()) - 1
+    chain = spec.chain
+    BACKBONES["tiny"] = replace(spec, chain=lambda: [(name, m) for name, m in chain() if name != "classifier.0"])
+
+
+def _outcome(config: TrialConfig) -> Outcome:
+    torch.set_num_threads(1)
+    weights = tiny_weights()
+    _without_dropout()
+    run = TrialRun(config, planted_data(), weights, device="cpu", precision="float32")
+    run._batch_loss(torch.arange(13)).backward()
+    average_gradients(run._parameters)
+    names = [name for module in (run.backbone, run.head) for name, _ in module.named_parameters()]
+    gradients = {name: p.grad.clone() for name, p in zip(names, run._parameters, strict=True) if p.grad is not None}
+    results = list(TrialRun(config, planted_data(), weights, device="cpu", precision="float32"))
+    score = results[-1].score
+    assert score is not None
+    return {**gradients, "losses": [result.train_loss for result in results], "r": [score.r]}
+
+
+def _gathered(rank: int) -> Outcome:
+    """Rows and gradient of an uneven gather; the loss weighs rows differently, so a mix-up of rows shows."""
+    whole = torch.arange(10.0).reshape(5, 2)
+    share = share_of(whole).clone().requires_grad_()
+    gathered = gather_rows(share)
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])[:, None]
+    (gathered**2 * weights).sum().backward()
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([1.0, 10.0 * rank])
+    average_gradients([parameter, torch.nn.Parameter(torch.zeros(1))])
+    assert share.grad is not None
+    return {"rows": gathered.detach(), "share_gradient": share.grad, "mean_gradient": parameter.grad}
+
+
+def _worker(rank: int, folder: str) -> None:
+    rendezvous = f"file://{folder}/rendezvous"
+    distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=N_WORKERS)
+    outcomes = [_gathered(rank), *(_outcome(config) for config in CONFIGS)]
+    torch.save(outcomes, f"{folder}/rank{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[list[Outcome]]:
+    """Of both workers: what they gathered, then each configuration's trial."""
+    folder: Path = tmp_path_factory.mktemp("workers")
+    spawn(_worker, args=(str(folder),), nprocs=N_WORKERS)
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(N_WORKERS)]
+
+
+def test_gathered_rows_and_their_gradient(outcomes: list[list[Outcome]]) -> None:
+    whole = torch.arange(10.0).reshape(5, 2)
+    gradient = 2 * whole * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])[:, None]
+    for rank, rows in enumerate((slice(0, 3), slice(3, 5))):
+        gathered = outcomes[rank][0]
+        torch.testing.assert_close(gathered["rows"], whole)
+        # Times the number of workers, which averaging over workers takes away again.
+        torch.testing.assert_close(gathered["share_gradient"], N_WORKERS * gradient[rows])
+        torch.testing.assert_close(gathered["mean_gradient"], torch.tensor([1.0, 5.0]))
+
+
+@pytest.mark.parametrize("index", range(len(CONFIGS)), ids=[config.method for config in CONFIGS])
+def test_two_workers_compute_what_one_computes(
+    outcomes: list[list[Outcome]], index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKBONES, "tiny", BACKBONES.get("tiny"))
+    alone = _outcome(CONFIGS[index])
+    for of_worker in outcomes:
+        for name, expected in alone.items():
+            torch.testing.assert_close(of_worker[index + 1][name], expected, rtol=1e-4, atol=1e-6)
+    assert outcomes[0][index + 1]["losses"] == outcomes[1][index + 1]["losses"]
+
+
+def test_a_single_process_is_left_alone() -> None:
+    batch = torch.arange(5.0)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.ones(1)
+    average_gradients([parameter])
+    assert world() == (0, 1)
+    assert share_of(batch).equal(batch)
+    assert gather_rows(batch) is batch
+    assert parameter.grad.item() == 1.0

@@ -1,0 +1,1 @@
+"""Encoding models: from features at a readout layer to voxel responses."""

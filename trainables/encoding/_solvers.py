@@ -1,0 +1,101 @@
+"""PCA and ridge from a Gram matrix: mathematics on tensors, nothing else.
+
+Notation, with n stimuli, p features, v voxels: ``X`` are the centred training features ``[n, p]`` and
+``K = X Xᵀ``. With ``K = U diag(e) Uᵀ``, the scores of the principal components are ``Z = U diag(sqrt(e))``.
+Their columns are orthogonal, so ridge on them is one division per component: predictions for the training
+stimuli are ``U diag(e / (e + alpha)) Uᵀ Y``. One eigendecomposition therefore serves PCA, every alpha and
+every voxel.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Eigenvalues below this share of the largest are rounding, not components. Repeated stimuli make K singular,
+# and the small negative eigenvalues that result would turn every score into NaN.
+RELATIVE_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+# Features multiplied at a time. Partial products are summed in float64: float32 sums over 60 000 features
+# lose digits.
+_FEATURE_BLOCK = 8192
+
+
+class PrincipalComponents(NamedTuple):
+    """Eigenvalues and left singular vectors of the centred training features, largest first."""
+
+    variances: Tensor
+    """Squared singular values (n - 1 times the variances), float64 ``[n_components]``, > 0."""
+    stimulus_vectors: Tensor
+    """Orthonormal columns, float64 ``[n_stimuli, n_components]``."""
+
+
+def cross_gram(features: Tensor, other: Tensor) -> Tensor:
+    """``features @ other.T`` summed in float64: ``[n, p], [m, p] -> [n, m]``."""
+    product = torch.zeros(len(features), len(other), dtype=torch.float64, device=features.device)
+    for block, other_block in zip(features.split(_FEATURE_BLOCK, 1), other.split(_FEATURE_BLOCK, 1), strict=True):
+        product += (block @ other_block.T).double()
+    return product
+
+
+def principal_components(gram: Tensor, n_components: int, relative_tolerance: float) -> PrincipalComponents:
+    """The largest components of a Gram matrix of centred features.
+
+    Args:
+        gram: float64 ``[n, n]``, symmetric, finite.
+        n_components: upper bound; fewer are kept where the features have a lower rank.
+        relative_tolerance: components below this share of the largest are dropped.
+    """
+    eigenvalues, eigenvectors = torch.linalg.eigh(gram)
+    eigenvalues, eigenvectors = eigenvalues.flip(0), eigenvectors.flip(1)
+    largest = eigenvalues[0].clamp_min(torch.finfo(torch.float64).tiny)
+    rank = int((eigenvalues > relative_tolerance * largest).sum())
+    kept = min(rank, n_components)
+    return PrincipalComponents(eigenvalues[:kept], eigenvectors[:, :kept])
+
+
+def leave_one_out_errors(components: PrincipalComponents, responses: Tensor, alphas: Tensor) -> Tensor:
+    """Mean squared leave-one-out error of ridge with an unpenalised intercept, for all alpha and voxels.
+
+    The error of stimulus i in a fit without it is ``(y_i - ŷ_i) / (1 - h_i)`` with ŷ from the fit on all
+    stimuli and the leverage ``h_i = 1/n + Σ_k U_ik² e_k / (e_k + alpha)`` (Hastie, Tibshirani & Friedman
+    2009, section 7.10), so no refit is needed. The PCA itself is not refitted without stimulus i; it never
+    sees responses.
+
+    Args:
+        components: of the training stimuli.
+        responses: centred over stimuli, float64 ``[n, v]``.
+        alphas: float64 ``[n_alphas]``, > 0.
+
+    Returns:
+        float64 ``[n_alphas, v]``.
+    """
+    variances, vectors = components
+    shrinkage = variances / (variances + alphas[:, None])  # [n_alphas, n_components]
+    leverage = 1.0 / len(responses) + (vectors**2) @ shrinkage.T  # [n, n_alphas]
+    loadings = vectors.T @ responses  # [n_components, v]
+    errors = torch.empty(len(alphas), responses.shape[1], dtype=torch.float64, device=responses.device)
+    for index in range(len(alphas)):
+        residual = responses - vectors @ (shrinkage[index, :, None] * loadings)
+        errors[index] = (residual / (1.0 - leverage[:, index, None])).square().mean(dim=0)
+    return errors
+
+
+def dual_coefficients(components: PrincipalComponents, responses: Tensor, alphas: Tensor) -> Tensor:
+    """Ridge on the components as weights of the training stimuli.
+
+    For new stimuli with ``K* = X* Xᵀ`` (centred on the training mean) predictions are ``K* @ result``; as
+    weights of features, the same is ``Xᵀ @ result``. No division by small singular values is involved.
+
+    Args:
+        components: of the training stimuli.
+        responses: centred over stimuli, float64 ``[n, v]``.
+        alphas: one per voxel, float64 ``[v]``.
+
+    Returns:
+        float64 ``[n, v]``.
+    """
+    variances, vectors = components
+    return vectors @ ((vectors.T @ responses) / (variances[:, None] + alphas))

@@ -1,0 +1,1 @@
+"""What is measured of models that are already selected; the only rooms that see test stimuli."""

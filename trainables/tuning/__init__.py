@@ -1,0 +1,1 @@
+"""Tuning of a backbone to the responses of one target."""

@@ -1,0 +1,188 @@
+"""The Ray Train worker: a loop that stays up and runs trial after trial.
+
+It keeps the data set, the decoded stimuli, the pretrained weights and the device context from trial to trial; a new
+trial drops the one in hand. The only room of the science that knows Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from upath import UPath
+
+from trainables.config import TrialConfig
+from trainables.data.algonauts import AlgonautsDataset, open_algonauts
+from trainables.data.responses import TargetData, load_target
+from trainables.encoding.validation import ValidationScore
+from trainables.errors import CortexSweepError, DataError, StorageError, WeightsError
+from trainables.models.images import StimulusCache
+from trainables.models.weights import PretrainedWeights, load_weights
+from trainables.target import Target
+from trainables.tuning.loop import EpochResult, TrialRun
+
+TARGETS_KEPT = 8
+"""Targets whose responses stay in memory; the stimuli of a subject are one memory map whatever the number."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What all trials of a slot share."""
+
+    data: str
+    """Root of the data set."""
+    weights: str
+    """Pretrained weights that trials start from."""
+    cache_dir: str
+    """Folder on the worker's node for decoded stimuli."""
+    split_seed: int
+    threads: int
+    """CPU threads of one worker."""
+    gpu_memory_fraction: float
+    """Share of the device's memory that one worker may take; 0 where there is no GPU."""
+
+
+class Bench:
+    """The warm state of one worker."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        torch.set_num_threads(workspace.threads)
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        )
+        if self.device.type == "cuda" and workspace.gpu_memory_fraction:
+            torch.cuda.set_per_process_memory_fraction(workspace.gpu_memory_fraction)
+        self.stimuli = StimulusCache()
+        self.target_data = lru_cache(maxsize=TARGETS_KEPT)(self._load_target)
+
+    @cached_property
+    def dataset(self) -> AlgonautsDataset:
+        """The data set, opened once."""
+        return open_algonauts(self.workspace.data)
+
+    @cached_property
+    def weights(self) -> PretrainedWeights:
+        """The pretrained weights, read once."""
+        return load_weights(self.workspace.weights)
+
+    def _load_target(self, target: Target) -> TargetData:
+        cache = Path(self.workspace.cache_dir)
+        return load_target(self.dataset, target, split_seed=self.workspace.split_seed, cache_dir=cache)
+
+    def start(self, config: TrialConfig) -> TrialRun:
+        """A trial that has not run its first epoch."""
+        return TrialRun(config, self.target_data(config.target), self.weights, device=self.device, stimuli=self.stimuli)
+
+
+class TrialInHand:
+    """One trial, advanced from validation score to validation score."""
+
+    def __init__(self, bench: Bench, command: dict[str, Any]) -> None:
+        self.config = TrialConfig.from_dict(command["config"])
+        self.weights_dir: str = command["weights_dir"]
+        self.score_to_beat: float = command["score_to_beat"]
+        self.started = time.time()
+        self.run = bench.start(self.config)
+        self.epochs: Iterator[EpochResult] = iter(self.run)
+        self.history: list[dict[str, Any]] = []
+
+    def advance(self) -> dict[str, Any]:
+        """Run until the next validation score; at the last one, write the weights if they are worth keeping."""
+        for result in self.epochs:
+            self.history.append(
+                {
+                    "epoch": result.epoch,
+                    "train_loss": result.train_loss if result.epoch else None,  # untuned: nothing was trained
+                    "seconds": round(result.seconds, 4),
+                    "score_seconds": round(result.score_seconds, 4),
+                }
+            )
+            if result.score is None:
+                continue
+            last = result.epoch >= self.config.epochs
+            epoch, best = self._best()
+            weights = self._keep(best) if last else None
+            return {
+                "epoch": result.epoch,
+                "score": result.score.r,
+                "best_score": best.r,
+                "done": last,
+                # One opaque value: Tune flattens nested results, and these are for the ledger alone.
+                "details": json.dumps(self._details(epoch, best, result.images_per_second, weights)),
+            }
+        raise RuntimeError("the tuning loop ended without a validation score")
+
+    def _best(self) -> tuple[int, ValidationScore]:
+        best = self.run.best
+        if best is None or best.score is None:
+            raise RuntimeError("a scored epoch left the trial without a best one")
+        return best.epoch, best.score
+
+    def _details(self, epoch: int, score: ValidationScore, speed: float, weights: str | None) -> dict[str, Any]:
+        return {
+            "best_epoch": epoch,
+            "readout_layer": score.best_layer,
+            "r_by_layer": dict(score.r_by_layer),
+            "images_per_second": round(speed, 1),
+            "history": self.history,
+            "weights": weights,
+            "worker_started": self.started,
+            "worker_ended": time.time(),
+            "worker_pid": os.getpid(),
+        }
+
+    def _keep(self, best: ValidationScore) -> str | None:
+        if best.r < self.score_to_beat:
+            return None
+        self.run.best_model().save(UPath(self.weights_dir))
+        return self.weights_dir
+
+
+def serve_trials(channel: dict[str, Any]) -> None:
+    """Ray Train's loop: take a command, do it, answer; until the command is to end.
+
+    A trial's failure is answered and is the trial's alone. What leaves the device unusable ends the worker group, and
+    the slot starts a new one.
+    """
+    bench = Bench(Workspace(**channel["workspace"]))
+    speaks = ray.train.get_context().get_world_rank() == 0
+    mailbox = channel["mailbox"]
+    trial: TrialInHand | None = None
+    for index in range(2**62):
+        command = ray.get(mailbox.command.remote(index))
+        if command["do"] == "end":
+            return
+        answer: dict[str, Any]
+        try:
+            if command["do"] == "start":
+                trial = None  # frees the former trial's memory before the next one takes its own
+                trial = TrialInHand(bench, command)
+                continue
+            answer = trial.advance() if trial else {"failed": "no trial is in hand", "done": True}
+        except (DataError, StorageError, WeightsError) as error:  # not this trial's fault: mend it, then resume
+            answer = {"halt": str(error), "done": True}
+        except (CortexSweepError, torch.OutOfMemoryError) as error:
+            answer = {"failed": f"{type(error).__name__}: {error}", "done": True}
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the ledger and MLflow show it; the other trials go on
+            answer = {
+                "failed": f"{type(error).__name__}: {error}",
+                "done": True,
+                "traceback": traceback.format_exc(),
+            }
+        if answer.get("failed") and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if speaks:
+            ray.get(mailbox.answer.remote(answer))
