@@ -1,0 +1,1 @@
+"""Clusters to run on, and the profiles that turn a cluster's resources into slots."""

@@ -1,0 +1,74 @@
+"""A profile turns the resources of a machine or cluster into slots; nothing else changes between the two.
+
+A slot runs one trial at a time. AlexNet does not fill a modern GPU, so a GPU holds several slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainables.errors import ConfigError
+
+COORDINATOR_CPUS = 0.01
+"""What a slot's coordinator (which only waits) asks for beside its workers."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How many slots a resource holds, and what each slot takes."""
+
+    name: str
+    cpus_per_worker: int
+    """CPU cores of one worker, also its thread count."""
+    slots_per_gpu: int = 0
+    """0: slots run on CPUs alone."""
+    workers_per_slot: int = 1
+    """More than one: data-parallel, the batch is shared out."""
+    max_slots: int | None = None
+    """Slots of the largest cluster that may be asked for; an autoscaler is woken by slots that wait."""
+
+    @property
+    def gpus_per_worker(self) -> float:
+        """Share of a GPU that one worker takes."""
+        return 1.0 / self.slots_per_gpu if self.slots_per_gpu else 0.0
+
+    def slots(self, resources: Mapping[str, float]) -> int:
+        """Slots that fit on ``resources`` (Ray's names: ``CPU``, ``GPU``), or `max_slots` where that is given.
+
+        Raises:
+            ConfigError: not even one slot fits.
+        """
+        if self.max_slots is not None:
+            return self.max_slots
+        cpus = self.workers_per_slot * self.cpus_per_worker + COORDINATOR_CPUS
+        fit = [int(resources.get("CPU", 0) / cpus)]
+        if self.slots_per_gpu:
+            fit.append(int(resources.get("GPU", 0) * self.slots_per_gpu / self.workers_per_slot))
+        if min(fit) < 1:
+            gpus = self.workers_per_slot * self.gpus_per_worker
+            raise ConfigError(
+                f"profile {self.name!r} needs {cpus} CPUs and {gpus:g} GPUs for one slot; "
+                f"found {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs, choose another --profile"
+            )
+        return min(fit)
+
+
+PROFILES = {
+    "cpu": Profile("cpu", cpus_per_worker=1),
+    "gpu": Profile("gpu", cpus_per_worker=2, slots_per_gpu=1),
+    "gpu-shared": Profile("gpu-shared", cpus_per_worker=2, slots_per_gpu=4),
+}
+
+
+def choose_profile(name: str, resources: Mapping[str, float]) -> Profile:
+    """The profile called ``name``; ``auto`` takes ``gpu-shared`` where there is a GPU and ``cpu`` elsewhere.
+
+    Raises:
+        ConfigError: no profile has that name.
+    """
+    if name == "auto":
+        return PROFILES["gpu-shared" if resources.get("GPU", 0) else "cpu"]
+    if name not in PROFILES:
+        raise ConfigError(f"--profile is {name!r}; expected auto or one of {', '.join(PROFILES)}")
+    return PROFILES[name]

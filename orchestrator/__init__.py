@@ -1,0 +1,1 @@
+"""Runs trials and keeps their results; computes no science."""

@@ -1,0 +1,240 @@
+"""The ledger: one Optuna study per (target, method), the only truth about which trials ran and what they scored.
+
+A trial is in the ledger before it starts and its value after it ends. A trial that was running when its driver died
+is taken up again as the very same Optuna trial: same number, same parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import SuccessiveHalvingPruner
+from optuna.samplers import TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from orchestrator.plan import StudyKey, SweepPlan, stable_seed
+from orchestrator.storage import storage_errors
+from search_spaces import SUGGEST, starting_point
+from trainables.config import TrialConfig
+from trainables.errors import StorageError
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+STATES = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What the ledger knows of one trial."""
+
+    study: StudyKey
+    number: int
+    state: str
+    """``running``, ``complete``, ``pruned`` or ``failed``."""
+    config: dict[str, Any]
+    """`TrialConfig.to_dict`."""
+    value: float | None
+    """Validation score, mean Pearson r; of a pruned trial the last one it reached."""
+    scores: dict[int, float]
+    """Validation score by epoch."""
+    details: dict[str, Any]
+    """What the worker reported at the end: loss by epoch, r by readout layer, speed."""
+    error: str | None
+    started_ms: int
+    ended_ms: int | None
+
+    @property
+    def uid(self) -> str:
+        """``subj01/lh/V1v/contrastive/00007``; unique in its sweep, the same after a resume."""
+        return f"{self.study.name}/{self.number:05d}"
+
+
+@dataclass
+class OpenTrial:
+    """A trial in hand: its place in the ledger and what it computes."""
+
+    study: StudyKey
+    trial: Trial
+    config: TrialConfig
+
+    @property
+    def uid(self) -> str:
+        """As `TrialRecord.uid`."""
+        return f"{self.study.name}/{self.trial.number:05d}"
+
+
+class Ledger:
+    """Studies of one sweep, opened for writing by one driver at a time or for reading by anyone."""
+
+    def __init__(self, plan: SweepPlan) -> None:
+        self.plan = plan
+        self._storage = open_storage(plan.ledger)
+        self._studies: dict[StudyKey, optuna.Study] = {}
+
+    def open_studies(self) -> None:
+        """Create the studies that do not exist yet, each with the published recipe as its first trial."""
+        with storage_errors(self.plan.ledger):
+            existing = set(optuna.get_all_study_names(self._storage))
+            for key in self.plan.studies:
+                if self._study_name(key) not in existing:
+                    optuna.create_study(storage=self._storage, study_name=self._study_name(key), direction="maximize")
+                study = self._study(key)
+                first = starting_point(key.method, self.plan.cutoffs)
+                # A driver may have died between making the study and queueing its first trial.
+                if first and not study.get_trials(deepcopy=False):
+                    study.enqueue_trial(first)
+
+    def _study_name(self, key: StudyKey) -> str:
+        return f"{self.plan.name}/{key.name}"
+
+    def _study(self, key: StudyKey) -> optuna.Study:
+        if key not in self._studies:
+            pruner = SuccessiveHalvingPruner(
+                min_resource=self.plan.grace_epochs, reduction_factor=self.plan.reduction_factor
+            )
+            self._studies[key] = optuna.load_study(
+                storage=self._storage, study_name=self._study_name(key), pruner=pruner
+            )
+        return self._studies[key]
+
+    def interrupted(self) -> list[OpenTrial]:
+        """Trials that a former driver left running, ready to run again as themselves."""
+        found = []
+        for key in self.plan.studies:
+            study = self._study(key)
+            for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                study.sampler = self._sampler(key, frozen.number)  # its driver may have died before it drew them all
+                with storage_errors(self.plan.ledger):
+                    found.append(self._configured(key, Trial(study, frozen._trial_id)))
+        return found
+
+    def ask(self, key: StudyKey) -> OpenTrial:
+        """A new trial of study ``key``, already in the ledger."""
+        study = self._study(key)
+        number = len([t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING])
+        study.sampler = self._sampler(key, number)
+        with storage_errors(self.plan.ledger):
+            return self._configured(key, study.ask())
+
+    def _sampler(self, key: StudyKey, number: int) -> TPESampler:
+        """Seeded by the trial's number, so that a resumed sweep does not draw its first points again."""
+        return TPESampler(
+            seed=stable_seed(self.plan.seed, key.name, number),
+            n_startup_trials=max(3, min(10, self.plan.trials // 3)),
+            constant_liar=True,
+        )
+
+    def _configured(self, key: StudyKey, trial: Trial) -> OpenTrial:
+        values: dict[str, Any] = {
+            "epochs": self.plan.epochs,
+            "batch_size": self.plan.batch_size,
+            "backbone": self.plan.backbone,
+            "seed": self.plan.seed,
+            **SUGGEST[key.method](trial, self.plan.cutoffs),
+        }
+        if values["epochs"]:
+            values["score_epochs"] = self.plan.score_epochs
+        config = TrialConfig(target=key.target, method=key.method, **values)
+        trial.set_user_attr("config", config.to_dict())
+        return OpenTrial(key, trial, config)
+
+    def report(self, open_trial: OpenTrial, epoch: int, score: float) -> bool:
+        """Record a validation score; True if the trial should be pruned, judged within its own study."""
+        trial = open_trial.trial
+        with storage_errors(self.plan.ledger):
+            if epoch not in trial.storage.get_trial(trial._trial_id).intermediate_values:
+                trial.report(score, epoch)
+            return epoch < open_trial.config.epochs and trial.should_prune()
+
+    def finish(
+        self, open_trial: OpenTrial, state: str, value: float | None, details: dict[str, Any], error: str = ""
+    ) -> None:
+        """Record how a trial ended; a value that is not finite is a failure, whatever was asked."""
+        if state == "complete" and (value is None or not math.isfinite(value)):
+            state, error = "failed", error or f"validation score is {value}"
+        trial = open_trial.trial
+        with storage_errors(self.plan.ledger):
+            trial.set_user_attr("details", details)
+            if error:
+                trial.set_user_attr("error", error)
+            final = {name: optuna_state for optuna_state, name in STATES.items()}[state]
+            study = self._study(open_trial.study)
+            study.tell(trial, values=value if state == "complete" else None, state=final)
+
+    def trials_left(self) -> int:
+        """Trials of the plan that have not ended, those in hand included."""
+        ended = {key: len([r for r in self.study_records(key) if r.state != "running"]) for key in self.plan.studies}
+        return sum(max(0, budget - ended[key]) for key, budget in self.plan.studies.items())
+
+    def study_records(self, key: StudyKey) -> list[TrialRecord]:
+        """Every started trial of one study, by number."""
+        try:
+            trials = self._study(key).get_trials(deepcopy=False)
+        except KeyError:  # the sweep died before it made this study
+            return []
+        return [
+            _record(key, trial)
+            for trial in trials
+            if trial.state != TrialState.WAITING and "config" in trial.user_attrs
+        ]
+
+    def best(self, key: StudyKey, count: int = 1) -> list[TrialRecord]:
+        """The best complete trials of a study, best first; an earlier trial wins a tie."""
+        complete = [record for record in self.study_records(key) if record.state == "complete"]
+        return sorted(
+            complete, key=lambda record: (math.inf if record.value is None else -record.value, record.number)
+        )[:count]
+
+
+def _record(key: StudyKey, trial: FrozenTrial) -> TrialRecord:
+    value = trial.value
+    if value is None and trial.intermediate_values:
+        value = trial.intermediate_values[max(trial.intermediate_values)]
+    return TrialRecord(
+        study=key,
+        number=trial.number,
+        state=STATES[trial.state],
+        config=trial.user_attrs["config"],
+        value=value,
+        scores=dict(trial.intermediate_values),
+        details=trial.user_attrs.get("details", {}),
+        error=trial.user_attrs.get("error"),
+        started_ms=_milliseconds(trial.datetime_start) or 0,
+        ended_ms=_milliseconds(trial.datetime_complete),
+    )
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp() * 1000)
+
+
+def open_storage(ledger: str) -> BaseStorage:
+    """Optuna's storage behind a journal file's path or a database URL.
+
+    Raises:
+        StorageError: it cannot be opened.
+    """
+    try:
+        if "://" in ledger:
+            return RDBStorage(ledger)
+        with storage_errors(ledger):
+            Path(ledger).parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(ledger))
+    except (ValueError, KeyError) as error:  # what Optuna raises on a line that is no JSON, or not its own
+        raise StorageError(f"ledger {ledger} is damaged ({error}); restore it from a backup") from error
+    except Exception as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"ledger {ledger} cannot be opened ({error}); check the address and the database") from error

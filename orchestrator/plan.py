@@ -1,0 +1,164 @@
+"""What a sweep computes: targets x methods x budget, fixed when the sweep is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from search_spaces import SUGGEST
+from trainables.config import METHODS
+from trainables.errors import ConfigError, StorageError
+from trainables.target import Target
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, order=True)
+class StudyKey:
+    """One search: a method for a target."""
+
+    target: Target
+    method: str
+
+    @property
+    def name(self) -> str:
+        """``subj01/lh/V1v/contrastive``."""
+        return f"{self.target.name}/{self.method}"
+
+
+@dataclass(frozen=True)
+class SkippedRoi:
+    """A target that the data set has too few voxels for."""
+
+    name: str
+    n_voxels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Everything that decides a sweep's trials; kept beside them, so that `resume` needs a name alone.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    name: str
+    data: str
+    """Root of the data set: a folder or an ``s3://`` URI."""
+    dataset: str
+    protocol: str
+    split_seed: int
+    split_digest: str
+    """Digest of the whole data set's split; every result carries it."""
+    targets: tuple[Target, ...]
+    skipped: tuple[SkippedRoi, ...]
+    roi_groups: Mapping[str, str]
+    """ROI label to its group."""
+    methods: tuple[str, ...]
+    space: str
+    trials: int
+    """Trials of each tuned (target, method)."""
+    epochs: int
+    batch_size: int
+    reduction_factor: int
+    """Asynchronous successive halving keeps one in so many trials at each rung."""
+    backbone: str
+    weights_source: str
+    weights_digest: str
+    weights_fallback: bool
+    """Random weights stand in for pretrained ones that could not be had (demo only)."""
+    cutoffs: tuple[str, ...]
+    """Layer cutoffs that the weights allow."""
+    keep_weights: int
+    """Trials of each study whose weights are kept."""
+    tracking_uri: str
+    ledger: str
+    """Optuna storage: a journal file's path or a database URL."""
+    profile: str
+    seed: int
+    version: str
+    git_commit: str
+
+    def __post_init__(self) -> None:
+        for field, least in (("trials", 1), ("epochs", 1), ("batch_size", 2), ("keep_weights", 1)):
+            if getattr(self, field) < least:
+                option = "--" + field.replace("_", "-")
+                raise ConfigError(f"{option} is {getattr(self, field)}; expected at least {least}")
+        if not self.targets:
+            raise ConfigError("no target is left to tune for; choose other --subjects, --hemispheres or --rois")
+        unknown = [method for method in self.methods if method not in SUGGEST]
+        if unknown or not self.methods:
+            raise ConfigError(f"--methods holds {(unknown or ['nothing'])[0]!r}; expected some of {', '.join(METHODS)}")
+
+    @property
+    def studies(self) -> dict[StudyKey, int]:
+        """Every study with its number of trials; the baselines first, as the others are judged by them."""
+        methods = sorted(self.methods, key=METHODS.index)
+        return {
+            StudyKey(target, method): 1 if method == "untuned" else self.trials
+            for method in methods
+            for target in self.targets
+        }
+
+    @property
+    def grace_epochs(self) -> int:
+        """Epochs before a trial can be pruned: two rungs lie between it and the end."""
+        return max(1, -(-self.epochs // self.reduction_factor**2))
+
+    @property
+    def score_epochs(self) -> tuple[int, ...]:
+        """Epochs with a validation score: the rungs and the last one."""
+        epochs, rung = [], self.grace_epochs
+        while rung < self.epochs:
+            epochs.append(rung)
+            rung *= self.reduction_factor
+        return (*epochs, self.epochs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the plan's file."""
+        values = {**asdict(self), "targets": [target.to_dict() for target in self.targets]}
+        return {"plan_version": PLAN_VERSION, **values}
+
+    @classmethod
+    def from_dict(cls, values: object) -> SweepPlan:
+        """Inverse of `to_dict`.
+
+        Raises:
+            StorageError: another version wrote the plan, or it is damaged.
+        """
+        plain: dict[str, Any] = dict(values) if isinstance(values, Mapping) else {}
+        version = plain.pop("plan_version", None)
+        if version != PLAN_VERSION or set(plain) != {field.name for field in fields(cls)}:
+            raise StorageError(
+                f"the sweep's plan has version {version}; this program reads version {PLAN_VERSION}, "
+                "run it with the release that made the sweep"
+            )
+        plain["targets"] = tuple(Target.from_dict(target) for target in plain["targets"])
+        plain["skipped"] = tuple(SkippedRoi(**roi) for roi in plain["skipped"])
+        for name in ("methods", "cutoffs"):
+            plain[name] = tuple(plain[name])
+        return cls(**plain)
+
+    def differences(self, other: SweepPlan) -> list[str]:
+        """Names of the fields that change trials and differ from ``other``; where it runs is no difference."""
+        elsewhere = {"profile", "version", "git_commit", "tracking_uri", "ledger"}
+        names = [field.name for field in fields(self) if field.name not in elsewhere]
+        return [name for name in names if _plain(getattr(self, name)) != _plain(getattr(other, name))]
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=asdict))
+
+
+def stable_seed(*parts: str | int) -> int:
+    """A 32-bit seed that depends on ``parts`` alone, the same in every process."""
+    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:4], "big")
+
+
+def parse_list(text: str) -> Sequence[str]:
+    """``a, b`` as ``["a", "b"]``."""
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,149 @@
+"""What a person sees while a sweep runs: a line per target, and when it will be over."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.ledger import Ledger, OpenTrial
+from orchestrator.plan import SweepPlan
+from orchestrator.search import StudySearch
+from trainables.target import Target
+
+FOOTER_LINES = 5
+REFRESH_SECONDS = 1.0
+"""The ledger is read at most this often, however many trials end."""
+
+
+@dataclass
+class TargetLine:
+    """Counts of one target's trials over all methods."""
+
+    planned: int = 0
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    running: int = 0
+    best: float | None = None
+    best_method: str = ""
+
+    @property
+    def ended(self) -> int:
+        """Trials that will not run again."""
+        return self.complete + self.pruned + self.failed
+
+
+def count_targets(ledger: Ledger) -> dict[Target, TargetLine]:
+    """The state of every target, read from the ledger."""
+    lines = {target: TargetLine() for target in ledger.plan.targets}
+    for key, planned in ledger.plan.studies.items():
+        line = lines[key.target]
+        line.planned += planned
+        for record in ledger.study_records(key):
+            setattr(line, record.state, getattr(line, record.state) + 1)
+            better = record.value is not None and (line.best is None or record.value > line.best)
+            if record.state == "complete" and better:
+                line.best, line.best_method = record.value, key.method
+    return lines
+
+
+def target_table(lines: dict[Target, TargetLine], rows: int | None = None) -> Table:
+    """A line per target; with fewer ``rows`` than targets, those at work come first and the rest is counted."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("target", "done", "running", "pruned", "failed"):
+        table.add_column(heading, justify="left" if heading == "target" else "right", no_wrap=True)
+    table.add_column("best validation r", no_wrap=True)
+    shown = sorted(lines, key=lambda target: (lines[target].running == 0, lines[target].ended == lines[target].planned))
+    if rows is None or rows >= len(lines):
+        shown = list(lines)
+    for target in shown[:rows]:
+        line = lines[target]
+        best = "–" if line.best is None else f"{line.best:.3f} {line.best_method}"
+        counts = (
+            f"{line.ended}/{line.planned}",
+            str(line.running or ""),
+            str(line.pruned or ""),
+            str(line.failed or ""),
+        )
+        table.add_row(target.name, *counts, best)
+    if rows is not None and len(lines) > rows:
+        table.add_row(Text(f"… and {len(lines) - rows} more targets", style="dim"))
+    return table
+
+
+def duration(seconds: float) -> str:
+    """``1 h 04 min``, ``3 min 20 s``, ``12 s``."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+@dataclass
+class SweepProgress:
+    """Live table on a terminal, silence elsewhere."""
+
+    console: Console
+    plan: SweepPlan
+    quiet: bool = False
+    ended: int = 0
+    left: int = 0
+    started: float = field(default_factory=time.monotonic)
+    _live: Live | None = None
+    _ledger: Ledger | None = None
+    _counted: float = 0.0
+    _lines: dict[Target, TargetLine] = field(default_factory=dict)
+
+    def start(self, search: StudySearch) -> None:
+        """Begin to show ``search``."""
+        self._ledger = search.ledger
+        self.left = search.left
+        self.started = time.monotonic()
+        if not self.quiet and self.console.is_terminal and self.left:
+            self._live = Live(
+                get_renderable=self.render,
+                console=self.console,
+                refresh_per_second=2,
+                vertical_overflow="crop",
+            )
+            self._live.start()
+
+    def trial_ended(self, trial: OpenTrial) -> None:
+        """Count a trial that has ended."""
+        self.ended += 1
+
+    def _counts(self) -> dict[Target, TargetLine]:
+        if self._ledger is not None and time.monotonic() - self._counted > REFRESH_SECONDS:
+            self._lines = count_targets(self._ledger)
+            self._counted = time.monotonic()
+        return self._lines
+
+    def eta(self) -> str:
+        """Time left, from the trials that have ended since the start; the start of the slots counts too."""
+        if not self.ended:
+            return "starting slots, ETA after the first trial"
+        elapsed = time.monotonic() - self.started
+        return f"{self.ended}/{self.left} trials, ETA {duration(elapsed / self.ended * (self.left - self.ended))}"
+
+    def render(self) -> Table:
+        """The live view."""
+        rows = max(3, self.console.size.height - FOOTER_LINES)
+        view = Table.grid()
+        view.add_row(target_table(self._counts(), rows))
+        elapsed = duration(time.monotonic() - self.started)
+        view.add_row(
+            Text(f"sweep {self.plan.name}: {self.eta()}, {elapsed} so far. Ctrl-C ends it; nothing finished is lost.")
+        )
+        return view
+
+    def stop(self) -> None:
+        """Leave the last state on the screen."""
+        self._counted = 0.0
+        if self._live is not None:
+            self._live.stop()
+            self._live = None

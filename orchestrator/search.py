@@ -1,0 +1,135 @@
+"""One Tune Searcher before many Optuna studies."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from orchestrator.ledger import Ledger, OpenTrial
+from orchestrator.plan import StudyKey
+from trainables.errors import CortexSweepError, StorageError
+
+
+class StudySearch(Searcher):
+    """Hands out trials of all studies, those of the least served study first.
+
+    Ray's own OptunaSearch tells a stopped trial as complete and leaves one without a score running for ever; this one
+    leaves the verdict to the ledger.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        job: Callable[[OpenTrial, float], dict[str, Any]],
+        on_finished: Callable[[OpenTrial], None],
+    ) -> None:
+        """``job`` makes the Tune configuration of a trial, given the score that its weights have to beat."""
+        super().__init__(metric="score", mode="max")
+        self.ledger = ledger
+        self.running: dict[str, OpenTrial] = {}
+        self._pruned: set[str] = set()
+        self.failure: CortexSweepError | None = None
+        """What stopped the sweep: nothing more is handed out, trials in hand end, a resume goes on."""
+        self._job = job
+        self._on_finished = on_finished
+        self._again = ledger.interrupted()
+        self.asked: dict[StudyKey, int] = {key: len(ledger.study_records(key)) for key in ledger.plan.studies}
+        self.left = sum(max(0, n - self.asked[key]) for key, n in ledger.plan.studies.items()) + len(self._again)
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's Tune configuration, or FINISHED."""
+        if self.failure is not None:
+            return Searcher.FINISHED
+        with self._remembered():
+            open_trial = self._next()
+        if open_trial is None:
+            return Searcher.FINISHED
+        self.running[trial_id] = open_trial
+        return self._job(open_trial, self._score_to_beat(open_trial.study))
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every trial of the plan has been handed out."""
+        budgets = self.ledger.plan.studies
+        return not self._again and all(self.asked[key] >= budgets[key] for key in budgets)
+
+    def _next(self) -> OpenTrial | None:
+        if self._again:
+            return self._again.pop(0)
+        budgets = self.ledger.plan.studies
+        key = min(budgets, key=lambda study: self.asked[study] / budgets[study])
+        if self.asked[key] >= budgets[key]:
+            return None
+        self.asked[key] += 1
+        return self.ledger.ask(key)
+
+    def _score_to_beat(self, key: StudyKey) -> float:
+        kept = self.ledger.best(key, self.ledger.plan.keep_weights)
+        full = len(kept) == self.ledger.plan.keep_weights
+        return kept[-1].value if full and kept[-1].value is not None else -1.0
+
+    def judge(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Record a result; True if the trial should be pruned."""
+        open_trial = self.running[trial_id]
+        if "score" not in result or not math.isfinite(result["score"]):
+            return False
+        with self._remembered():
+            stop = self.ledger.report(open_trial, result["epoch"], result["score"])
+        if stop:
+            self._pruned.add(trial_id)
+        return stop
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Results are recorded by `judge`, which Tune's scheduler calls first."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the ledger how a trial ended; one that was merely interrupted stays running there."""
+        open_trial = self.running.pop(trial_id)
+        with self._remembered():
+            if self._tell(trial_id, open_trial, result or {}, error):
+                self._on_finished(open_trial)
+
+    def _tell(self, trial_id: str, open_trial: OpenTrial, result: dict[str, Any], error: bool) -> bool:
+        """Write the verdict; False if there is none, because the trial will be taken up again."""
+        details = json.loads(result.get("details", "{}"))
+        if result.get("halt"):
+            self.failure = self.failure or StorageError(str(result["halt"]))
+            return False
+        if error:
+            self.ledger.finish(open_trial, "failed", None, details, "its worker group died at every attempt")
+        elif result.get("failed"):
+            self.ledger.finish(open_trial, "failed", None, details, str(result["failed"]))
+        elif trial_id in self._pruned:
+            self._pruned.discard(trial_id)
+            self.ledger.finish(open_trial, "pruned", None, details)
+        elif "best_score" in result and result["epoch"] >= open_trial.config.epochs:
+            if math.isfinite(result["score"]):
+                self.ledger.report(open_trial, result["epoch"], result["score"])
+            self.ledger.finish(open_trial, "complete", result["best_score"], details)
+        else:
+            return False
+        return True
+
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        """Keep an error about the ledger or the storage: Tune would wrap it in its own, traceback and all."""
+        try:
+            yield
+        except CortexSweepError as error:
+            self.failure = error
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune writes its Tuner to disk to restore it one day, here the ledger is the state."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the state."""

@@ -1,0 +1,216 @@
+"""Chooses the best trial of every target and method by validation score, and puts it into the model registry."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from upath import UPath
+
+from cluster.profiles import choose_profile
+from orchestrator.launch import open_sweep
+from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.plan import StudyKey
+from orchestrator.storage import SweepStorage, read_json, write_json
+from orchestrator.tasks import run_tasks
+from orchestrator.tracking.projection import Projection
+from orchestrator.tracking.registry import Registry
+from orchestrator.tuning import ray_running
+from trainables.data.files import default_cache_dir
+from trainables.errors import StorageError
+from trainables.target import Target
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A study's winner."""
+
+    target: dict[str, Any]
+    """`Target.to_dict`."""
+    method: str
+    trial: str
+    """As `TrialRecord.uid`."""
+    number: int
+    val_r: float
+    readout_layer: str
+    champion: bool
+    """The best of its target over all methods."""
+    split_digest: str
+
+    @property
+    def key(self) -> StudyKey:
+        """The study that it won."""
+        return StudyKey(Target.from_dict(self.target), self.method)
+
+
+def choose(ledger: Ledger) -> list[Selected]:
+    """The best complete trial of every study, by validation score alone; an earlier trial wins a tie.
+
+    Raises:
+        StorageError: no study has a complete trial.
+    """
+    winners: list[tuple[StudyKey, TrialRecord, float]] = [
+        (key, best[0], best[0].value)
+        for key in ledger.plan.studies
+        if (best := ledger.best(key)) and best[0].value is not None
+    ]
+    if not winners:
+        raise StorageError(
+            f"sweep {ledger.plan.name} has no complete trial yet; `sweep.py resume {ledger.plan.name}` goes on with it"
+        )
+    champions: dict[Target, float] = {}
+    for key, _, value in winners:
+        champions[key.target] = max(champions.get(key.target, -2.0), value)
+    crowned: set[Target] = set()
+    chosen = []
+    order = {target: place for place, target in enumerate(ledger.plan.targets)}
+    for key, record, value in sorted(winners, key=lambda winner: order[winner[0].target]):
+        champion = value == champions[key.target] and key.target not in crowned
+        if champion:
+            crowned.add(key.target)
+        layer = str(record.details["readout_layer"])
+        chosen.append(
+            Selected(
+                key.target.to_dict(),
+                key.method,
+                record.uid,
+                record.number,
+                value,
+                layer,
+                champion,
+                ledger.plan.split_digest,
+            )
+        )
+    return chosen
+
+
+def select(name: str, storage_uri: str, address: str | None, console: Console, quiet: bool) -> list[dict[str, Any]]:
+    """Choose, fit the encoding model of each winner, and register it.
+
+    Raises:
+        CortexSweepError: nothing to choose from, or data, weights or registry are missing.
+    """
+    storage, ledger = open_sweep(name, storage_uri)
+    chosen = choose(ledger)
+    registry = Registry(Projection(ledger, storage.artifacts_uri))
+    todo = [selected for selected in chosen if not registry.holds(selected.key, selected.trial)]
+    if todo:
+        _build_predictors(storage, ledger, todo, address, console, quiet)
+        for selected in todo:
+            registry.register(selected.key, asdict(selected), storage.model_dir(selected.key.target, selected.method))
+            if not quiet:
+                console.print(
+                    f"registered {registry.model_name(selected.key.target)}: {selected.method} ({selected.trial})",
+                    soft_wrap=True,
+                )
+    for selected in chosen:
+        registry.point(selected.key, selected.trial, selected.champion)
+    write_json(storage.selection_file, [asdict(selected) for selected in chosen])
+    if not quiet:
+        champions = sum(selected.champion for selected in chosen)
+        console.print(
+            f"{len(chosen)} models selected by validation score, {champions} with the alias `champion`.",
+            soft_wrap=True,
+        )
+    return [asdict(selected) for selected in chosen]
+
+
+def read_selection(storage: SweepStorage) -> list[Selected]:
+    """What `select` chose.
+
+    Raises:
+        StorageError: nothing was selected yet.
+    """
+    if not storage.selection_file.exists():
+        raise StorageError(f"nothing is selected in sweep {storage.name}; run `sweep.py select {storage.name}` first")
+    return [Selected(**entry) for entry in read_json(storage.selection_file)]
+
+
+def _build_predictors(
+    storage: SweepStorage,
+    ledger: Ledger,
+    todo: list[Selected],
+    address: str | None,
+    console: Console,
+    quiet: bool,
+) -> None:
+    plan = ledger.plan
+    jobs = [
+        {
+            "data": plan.data,
+            "target": selected.target,
+            "readout_layer": selected.readout_layer,
+            "split_seed": plan.split_seed,
+            "weights": str(storage.weights_file),
+            "tuned": _weights_of(ledger, selected),
+            "place": str(storage.model_dir(selected.key.target, selected.method)),
+            "provenance": {
+                **asdict(selected),
+                "dataset": plan.dataset,
+                "protocol": plan.protocol,
+                "weights": plan.weights_source,
+            },
+            "cache_dir": str(default_cache_dir()),
+        }
+        for selected in todo
+    ]
+    with ray_running(address) as resources:
+        profile = choose_profile(plan.profile, resources)
+        for _ in run_tasks(build_predictor, jobs, profile, console, "fitting encoding models", quiet):
+            pass
+
+
+def _weights_of(ledger: Ledger, selected: Selected) -> str | None:
+    if selected.method == "untuned":
+        return None
+    record = next(r for r in ledger.study_records(selected.key) if r.number == selected.number)
+    weights = record.details.get("weights")
+    if not weights:
+        raise StorageError(
+            f"the weights of {selected.trial} were not kept; run the sweep again with a larger --keep-weights"
+        )
+    return str(weights)
+
+
+def build_predictor(
+    data: str,
+    target: dict[str, Any],
+    readout_layer: str,
+    split_seed: int,
+    weights: str,
+    tuned: str | None,
+    place: str,
+    provenance: dict[str, Any],
+    cache_dir: str,
+) -> None:
+    """Fit the encoding model of one selected network to the training stimuli and save both at ``place``.
+
+    The body of a Ray task: it imports the science where it runs.
+    """
+    from trainables.data.algonauts import open_algonauts
+    from trainables.data.responses import load_target
+    from trainables.evaluations.encoding import fit_encoder
+    from trainables.models.hardware import choose_device
+    from trainables.models.tuned_model import TunedModel
+    from trainables.models.weights import load_weights
+    from trainables.predictor import ResponsePredictor
+
+    if tuned is None:
+        pretrained = load_weights(weights)
+        model = TunedModel(pretrained.backbone, readout_layer, "untuned", readout_layer, pretrained.state)
+    else:
+        model = TunedModel.load(UPath(tuned))
+    model = TunedModel(
+        model.backbone,
+        model.layer_cutoff,
+        model.method,
+        readout_layer,
+        model.state,
+        provenance={**model.provenance, **provenance},
+    )
+    parts = load_target(open_algonauts(data), Target.from_dict(target), split_seed, Path(cache_dir))
+    network = model.build().to(choose_device("auto"))
+    encoder = fit_encoder(network, readout_layer, parts.train)
+    ResponsePredictor(model, encoder).save(UPath(place))

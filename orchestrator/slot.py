@@ -1,0 +1,119 @@
+"""A slot: a Tune trainable that keeps a Ray Train worker group warm from trial to trial.
+
+Starting a worker group takes seconds; taking the next trial takes a message. The slot's own actor only waits. It and
+its workers talk through a mailbox actor, so that either side can die without the other hanging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import uuid
+from typing import Any
+
+import ray
+from ray import tune
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from trainables.tuning.worker import serve_trials
+
+PATIENCE_SECONDS = 2.0
+"""How long a slot waits for an answer before it looks whether its workers still live."""
+
+
+class Mailbox:
+    """Commands to the workers, in order and for every rank; answers from rank 0."""
+
+    def __init__(self) -> None:
+        self._commands: list[dict[str, Any]] = []
+        self._arrived = asyncio.Condition()
+        self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def send(self, command: dict[str, Any]) -> None:
+        """Append a command."""
+        async with self._arrived:
+            self._commands.append(command)
+            self._arrived.notify_all()
+
+    async def command(self, index: int) -> dict[str, Any]:
+        """The command at ``index``, as soon as there is one."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: len(self._commands) > index)
+            return self._commands[index]
+
+    async def answer(self, answer: dict[str, Any]) -> None:
+        """Hand an answer to the slot."""
+        await self._answers.put(answer)
+
+    async def next_answer(self, timeout: float) -> dict[str, Any] | None:
+        """The next answer, or None if none came within ``timeout`` seconds."""
+        try:
+            return await asyncio.wait_for(self._answers.get(), timeout)
+        except TimeoutError:
+            return None
+
+
+class Slot(tune.Trainable):
+    """Runs trials one after another on one worker group."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Start the worker group, then take the first trial."""
+        self.mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
+        slot = config["slot"]
+        trainer = TorchTrainer(
+            serve_trials,
+            train_loop_config={"mailbox": self.mailbox, "workspace": slot["workspace"]},
+            scaling_config=ScalingConfig(
+                num_workers=slot["workers"], use_gpu=slot["gpus"] > 0, resources_per_worker=_resources(slot)
+            ),
+            run_config=RunConfig(name=f"slot-{uuid.uuid4().hex[:12]}", storage_path=slot["scratch"]),
+        )
+        self.ended: Exception | None = None
+        self.group = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
+        self.group.start()
+        self.reset_config(config)
+
+    def _fit(self, trainer: TorchTrainer) -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # noqa: BLE001 - handed to the thread that waits for answers
+            self.ended = error
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Send the next trial to the warm workers, in place of the one in hand."""
+        ray.get(self.mailbox.send.remote({"do": "start", **new_config["trial"]}))
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Advance the trial to its next validation score.
+
+        Raises:
+            RuntimeError: the worker group has died; Tune then runs the trial again in a new slot.
+        """
+        ray.get(self.mailbox.send.remote({"do": "step"}))
+        while (answer := ray.get(self.mailbox.next_answer.remote(PATIENCE_SECONDS))) is None:
+            if not self.group.is_alive():
+                raise RuntimeError(f"the worker group of this slot has ended: {self.ended}")
+        return dict(answer)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """A trial's state is its place in the ledger; Tune has nothing to keep."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """See `save_checkpoint`: a trial that is taken up again starts from its first epoch."""
+
+    def cleanup(self) -> None:
+        """Let the workers end, then the mailbox."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self.mailbox.send.remote({"do": "end"}))
+            self.group.join(20)
+            ray.kill(self.mailbox)
+
+
+def _resources(slot: dict[str, Any]) -> dict[str, float]:
+    resources = {"CPU": float(slot["cpus"])}
+    if slot["gpus"]:
+        resources["GPU"] = slot["gpus"]
+    return resources

@@ -1,0 +1,51 @@
+"""Progress of a sweep as the ledger has it, whoever runs it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from orchestrator.ledger import Ledger
+from orchestrator.progress import count_targets, duration, target_table
+
+
+def seconds_left(ledger: Ledger) -> float | None:
+    """Estimate from the pace of the last hour's endings; None before the first one, 0 when nothing is left."""
+    left = ledger.trials_left()
+    if not left:
+        return 0.0
+    now = time.time() * 1000
+    records = [r for key in ledger.plan.studies for r in ledger.study_records(key)]
+    ended = [r for r in records if r.ended_ms and now - r.ended_ms < 3_600_000]
+    if not ended:
+        return None
+    span = now - min(r.started_ms for r in ended)
+    return float(span / 1000 / len(ended) * left)
+
+
+def status_json(ledger: Ledger) -> dict[str, Any]:
+    """Counts by target."""
+    lines = count_targets(ledger)
+    return {
+        "sweep": ledger.plan.name,
+        "left": ledger.trials_left(),
+        "seconds_left": seconds_left(ledger),
+        "targets": {target.name: asdict(line) for target, line in lines.items()},
+    }
+
+
+def status_lines(ledger: Ledger) -> list[Table | str]:
+    """A table and a sentence."""
+    left, seconds = ledger.trials_left(), seconds_left(ledger)
+    plan = ledger.plan
+    if not left:
+        outlook = f"sweep {plan.name} is finished; `python sweep.py leaderboard {plan.name}` shows its best models"
+    elif seconds is None:
+        outlook = f"{left} trials left; none ended in the last hour, `python sweep.py resume {plan.name}` goes on"
+    else:
+        outlook = f"{left} trials left, about {duration(seconds)} at the pace of the last hour"
+    skipped = [f"skipped {roi.name}: {roi.reason}" for roi in plan.skipped]
+    return [target_table(count_targets(ledger)), *skipped, outlook]

@@ -1,0 +1,194 @@
+"""Where a sweep keeps things: every path and URI, on a local disk or in object storage.
+
+STORAGE/mlflow.db                    tracking database (local default)
+STORAGE/NAME/plan.json               what the sweep computes
+STORAGE/NAME/ledger.journal          every trial, finished or not (local default)
+STORAGE/NAME/weights.safetensors     the pretrained weights that all trials start from
+STORAGE/NAME/trials/SLUG/METHOD/N/   weights of a study's best trials
+STORAGE/NAME/selection.json          what `select` chose
+STORAGE/NAME/evaluation/             test scores
+STORAGE/NAME/artifacts/              MLflow artifacts
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from upath import UPath
+
+from trainables.errors import ConfigError, StorageError
+from trainables.target import Target
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+@contextmanager
+def storage_errors(path: UPath | Path | str, action: str = "write") -> Iterator[None]:
+    """Turn the operating system's errors about ``path`` into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"could not {action} {path}: {reason}; free space or permissions there, or choose another --storage"
+        ) from error
+
+
+def write_json(path: UPath, content: Any) -> None:
+    """Write ``content`` so that a reader sees the whole file or none.
+
+    Raises:
+        StorageError: nothing was written.
+    """
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.protocol not in ("", "file", "local"):
+            path.write_text(text)  # an object store's put is atomic
+            return
+        temporary = Path(str(path.with_name(f".{path.name}.{uuid.uuid4().hex}")))
+        try:
+            with temporary.open("x") as file:  # unlike tempfile's, readable by whom the umask says
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(str(path))
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def read_json(path: UPath) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        StorageError: the file is not there or is not JSON.
+    """
+    with storage_errors(path, "read"):
+        content = path.read_bytes()
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise StorageError(f"{path} is damaged ({error}); restore it from a backup or start a new sweep") from error
+
+
+class SweepStorage:
+    """The places of one sweep.
+
+    Raises:
+        ConfigError: the name would not be safe as a folder's name.
+    """
+
+    def __init__(self, storage: str, name: str) -> None:
+        if not NAME_PATTERN.fullmatch(name):
+            raise ConfigError(
+                f"sweep name is {name!r}; expected up to 80 letters, digits, '.', '_' and '-', a letter or digit first"
+            )
+        self.base = resolved(storage)
+        self.name = name
+        self.root = self.base / name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the storage is a folder of this machine (or a shared file system)."""
+        return self.base.protocol in ("", "file", "local")
+
+    @property
+    def local_base(self) -> Path:
+        """Folder for what needs a file system (ledger, tracking database) even when the storage is remote."""
+        return Path(str(self.base)) if self.is_local else Path.cwd() / "results"
+
+    @property
+    def plan_file(self) -> UPath:
+        """What the sweep computes; its presence makes the folder a sweep."""
+        return self.root / "plan.json"
+
+    @property
+    def journal_file(self) -> Path:
+        """Default ledger."""
+        return self.local_base / self.name / "ledger.journal"
+
+    @property
+    def driver_lock(self) -> Path:
+        """Held by the process that runs the sweep."""
+        return self.journal_file.with_name("driver.lock")
+
+    @property
+    def default_tracking_uri(self) -> str:
+        """SQLite database beside the sweeps."""
+        return f"sqlite:///{self.local_base / 'mlflow.db'}"
+
+    @property
+    def artifacts_uri(self) -> str:
+        """Where MLflow keeps this sweep's artifacts."""
+        return (self.root / "artifacts").as_uri() if self.is_local else str(self.root / "artifacts")
+
+    @property
+    def weights_file(self) -> UPath:
+        """The pretrained weights that all trials start from."""
+        return self.root / "weights.safetensors"
+
+    @property
+    def scratch(self) -> str:
+        """Ray's own bookkeeping; nothing there is needed after a run."""
+        return str(self.root / "scratch")
+
+    def trial_dir(self, target: Target, method: str, number: int) -> UPath:
+        """Tuned weights of one trial."""
+        return self.root / "trials" / target.slug / method / f"{number:05d}"
+
+    @property
+    def selection_file(self) -> UPath:
+        """What `select` chose."""
+        return self.root / "selection.json"
+
+    @property
+    def evaluation_dir(self) -> UPath:
+        """Scores on test stimuli."""
+        return self.root / "evaluation"
+
+    @property
+    def encoding_scores_file(self) -> UPath:
+        """Summary of the encoding scores on test stimuli."""
+        return self.evaluation_dir / "encoding.json"
+
+    def voxel_scores_file(self, target: Target, method: str) -> UPath:
+        """Test r of every voxel."""
+        return self.evaluation_dir / "encoding" / target.slug / f"{method}.npz"
+
+    def model_dir(self, target: Target, method: str) -> UPath:
+        """A selected model with its encoding model, ready to predict."""
+        return self.root / "models" / target.slug / method
+
+    def create(self) -> None:
+        """Make the sweep's folders.
+
+        Raises:
+            StorageError: the place cannot be written.
+        """
+        with storage_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.journal_file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def resolved(storage: str) -> UPath:
+    """``storage`` as an absolute path or URI."""
+    path = UPath(storage)
+    return UPath(Path(storage).expanduser().resolve()) if path.protocol in ("", "file", "local") else path
+
+
+def sweep_names(storage: str) -> list[str]:
+    """Names of the sweeps kept in ``storage``, oldest first by plan."""
+    base = resolved(storage)
+    if not base.exists():
+        return []
+    with storage_errors(base, "list"):
+        found = [folder for folder in base.iterdir() if (folder / "plan.json").exists()]
+    return sorted(folder.name for folder in found)

@@ -1,0 +1,1 @@
+"""MLflow, and nothing else: what people look at. The only room that imports it."""

@@ -1,0 +1,49 @@
+"""A connection to MLflow, quiet and with errors in one sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Read by MLflow when it is imported: a few quick attempts here, as the projection itself tries again for ever.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from trainables.errors import StorageError
+
+TRACKING_ERRORS = (MlflowException, SQLAlchemyError, OSError)
+"""What a tracking server that is away, or a database that is full, raises."""
+
+
+@contextmanager
+def tracking_errors(uri: str) -> Iterator[None]:
+    """Turn MLflow's errors into one sentence."""
+    try:
+        yield
+    except TRACKING_ERRORS as error:
+        reason = str(error).splitlines()[0]
+        raise StorageError(f"MLflow at {uri} does not answer as expected ({reason}); check --tracking-uri") from error
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the tracking server and model registry at ``uri``; a fresh SQLite file gets its tables now.
+
+    One process has to make the tables: several that open a fresh file at once collide.
+
+    Raises:
+        StorageError: there is no such server or database.
+    """
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with tracking_errors(uri):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+        return client

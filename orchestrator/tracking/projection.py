@@ -1,0 +1,210 @@
+"""MLflow as a projection of the ledger: written by one process, as often as it likes, always with the same outcome.
+
+Experiment = sweep; a parent run for each (target, method); a child run for each trial. Runs are found again by the tag
+``sweep.trial`` and metrics carry times taken from the ledger, so that a second write changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+
+from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.plan import StudyKey, SweepPlan
+from orchestrator.tracking.client import connect, tracking_errors
+
+METRICS_A_BATCH = 1000
+RUN_STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "running": "RUNNING"}
+PARAMS = ("temperature", "layer_cutoff", "learning_rate", "batch_size", "epochs", "weight_decay", "seed")
+UNUSED_PARAMS = {
+    "untuned": {"temperature", "learning_rate", "batch_size", "weight_decay"},
+    "regression": {"temperature"},
+    "contrastive": set[str](),
+}
+
+
+def sweep_tags(plan: SweepPlan) -> dict[str, str]:
+    """What holds for every result of a sweep."""
+    tags = {
+        "sweep.name": plan.name,
+        "dataset": plan.dataset,
+        "protocol": plan.protocol,
+        "split.digest": plan.split_digest,
+        "backbone": plan.backbone,
+        "weights": plan.weights_source,
+        "weights.digest": plan.weights_digest,
+        "version": plan.version,
+        "git.commit": plan.git_commit,
+    }
+    return {**tags, "weights.fallback": "true"} if plan.weights_fallback else tags
+
+
+def study_tags(plan: SweepPlan, key: StudyKey) -> dict[str, str]:
+    """What holds for every trial of a study."""
+    target = key.target
+    return {
+        **sweep_tags(plan),
+        "target": target.name,
+        "subject": "+".join(target.subjects),
+        "hemisphere": target.hemisphere,
+        "roi": target.roi,
+        "roi_group": plan.roi_groups[target.roi],
+        "method": key.method,
+    }
+
+
+class Projection:
+    """Writes a sweep's ledger to MLflow."""
+
+    def __init__(self, ledger: Ledger, artifacts_uri: str) -> None:
+        """Connect, and find or make the sweep's experiment.
+
+        Raises:
+            StorageError: MLflow cannot be reached.
+        """
+        self.ledger = ledger
+        self.plan = ledger.plan
+        self.client: MlflowClient = connect(self.plan.tracking_uri)
+        with tracking_errors(self.plan.tracking_uri):
+            experiment = self.client.get_experiment_by_name(self.plan.name)
+            self.experiment_id: str = (
+                experiment.experiment_id
+                if experiment
+                else self.client.create_experiment(
+                    self.plan.name, artifact_location=artifacts_uri, tags=sweep_tags(self.plan)
+                )
+            )
+            self._runs = self._existing_runs()
+        self._settled: set[str] = set()
+
+    def _existing_runs(self) -> dict[str, str]:
+        runs: dict[str, str] = {}
+        token: str | None = None
+        while True:
+            page = self.client.search_runs([self.experiment_id], max_results=1000, page_token=token)
+            runs.update(
+                {run.data.tags["sweep.trial"]: run.info.run_id for run in page if "sweep.trial" in run.data.tags}
+            )
+            token = page.token
+            if not token:
+                return runs
+
+    def run_id(self, uid: str) -> str | None:
+        """MLflow's id of the run with the tag ``sweep.trial`` = ``uid``."""
+        return self._runs.get(uid)
+
+    def sync(self, ended: bool = False) -> int:
+        """Write what the ledger holds and MLflow does not; returns how many runs were written.
+
+        With ``ended`` (nothing is running any more) trials in hand are closed as killed.
+        """
+        written = 0
+        for key in self.plan.studies:
+            records = [r for r in self.ledger.study_records(key) if r.uid not in self._settled]
+            if not records:
+                continue
+            parent = self._parent(key)
+            for record in records:
+                self._write(record, parent, ended)
+                written += 1
+            self._summarise(key, parent, ended)
+        return written
+
+    def _parent(self, key: StudyKey) -> str:
+        if key.name not in self._runs:
+            tags = {
+                **study_tags(self.plan, key),
+                "kind": "target",
+                "sweep.trial": key.name,
+                MLFLOW_RUN_NAME: key.name,
+            }
+            run: Run = self.client.create_run(self.experiment_id, tags=tags)
+            self._runs[key.name] = run.info.run_id
+        return self._runs[key.name]
+
+    def _write(self, record: TrialRecord, parent: str, ended: bool) -> None:
+        if record.uid not in self._runs:
+            tags = {
+                **study_tags(self.plan, record.study),
+                "kind": "trial",
+                "sweep.trial": record.uid,
+                MLFLOW_PARENT_RUN_ID: parent,
+                MLFLOW_RUN_NAME: record.uid,
+            }
+            run: Run = self.client.create_run(self.experiment_id, start_time=record.started_ms, tags=tags)
+            self._runs[record.uid] = run.info.run_id
+            self._log(run.info.run_id, (), _params(record), ())
+        run_id = self._runs[record.uid]
+        self._log(run_id, trial_metrics(record), (), _trial_tags(record))
+        if record.state != "running":
+            self.client.set_terminated(run_id, RUN_STATUS[record.state], end_time=record.ended_ms)
+            self._settled.add(record.uid)
+        else:
+            self.client.update_run(run_id, status="KILLED" if ended else "RUNNING")
+
+    def _summarise(self, key: StudyKey, parent: str, ended: bool) -> None:
+        best = self.ledger.best(key)
+        if best:
+            moment = best[0].ended_ms or best[0].started_ms
+            self._log(
+                parent,
+                [m for m in trial_metrics(best[0], moment) if m.key.startswith("val/")],
+                (),
+                _trial_tags(best[0]),
+            )
+        if ended:
+            complete = len([r for r in self.ledger.study_records(key) if r.state != "running"])
+            finished = complete >= self.plan.studies[key]
+            self.client.set_terminated(parent, "FINISHED" if finished else "KILLED")
+
+    def _log(self, run_id: str, metrics: Iterable[Metric], params: Iterable[Param], tags: Iterable[RunTag]) -> None:
+        points = list(metrics)
+        self.client.log_batch(run_id, points[:METRICS_A_BATCH], list(params), list(tags))
+        for start in range(METRICS_A_BATCH, len(points), METRICS_A_BATCH):
+            self.client.log_batch(run_id, points[start : start + METRICS_A_BATCH])
+
+
+def trial_metrics(record: TrialRecord, moment: int | None = None) -> list[Metric]:
+    """All that a trial measured. ``val/encoding_r`` is the best so far, so that its latest value is what counts.
+
+    ``moment`` (milliseconds) replaces the trial's own times.
+    """
+
+    def at(epoch: int) -> int:
+        return moment if moment is not None else record.started_ms + epoch
+
+    points, best = [], -math.inf
+    for epoch, score in sorted(record.scores.items()):
+        best = max(best, score)
+        points.append(Metric("val/encoding_r", best, at(epoch), epoch))
+        points.append(Metric("val/encoding_r_of_epoch", score, at(epoch), epoch))
+    epoch = int(record.details.get("best_epoch", 0))
+    for layer, r in record.details.get("r_by_layer", {}).items():
+        points.append(Metric(f"val/encoding_r/{layer}", r, at(epoch), epoch))
+    for line in record.details.get("history", []):
+        if line["train_loss"] is not None:
+            points.append(Metric("train/loss", line["train_loss"], at(line["epoch"]), line["epoch"]))
+    speed = record.details.get("images_per_second")
+    if speed:
+        points.append(Metric("train/images_per_second", speed, at(epoch), epoch))
+    return points
+
+
+def _params(record: TrialRecord) -> list[Param]:
+    shown = [name for name in PARAMS if name not in UNUSED_PARAMS[record.study.method]]
+    return [Param(name, str(record.config[name])) for name in shown]
+
+
+def _trial_tags(record: TrialRecord) -> list[RunTag]:
+    values: dict[str, Any] = {
+        "state": record.state,
+        "readout_layer": record.details.get("readout_layer"),
+        "objective": record.config["objective"] if record.study.method == "contrastive" else None,
+        "error": record.error,
+    }
+    return [RunTag(name, str(value)[:5000]) for name, value in values.items() if value is not None]

@@ -1,0 +1,131 @@
+"""The model registry: one registered model per target, a version per selected trial, an alias per method.
+
+The alias ``champion`` points at the best method of its target by validation score.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types.schema import Schema, TensorSpec
+from upath import UPath
+
+import trainables
+from orchestrator.plan import StudyKey
+from orchestrator.tracking.client import tracking_errors
+from orchestrator.tracking.projection import Projection, study_tags
+from trainables.errors import StorageError
+from trainables.target import Target
+
+CHAMPION = "champion"
+REQUIREMENTS = ("torch", "torchvision", "numpy", "safetensors", "pillow", "universal-pathlib")
+SIGNATURE = ModelSignature(
+    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1))]),
+)
+
+
+class Registry:
+    """Registered models of a sweep."""
+
+    def __init__(self, projection: Projection) -> None:
+        self.projection = projection
+        self.client = projection.client
+        self.plan = projection.plan
+
+    def model_name(self, target: Target) -> str:
+        """``algonauts.subj01-lh-V1v``."""
+        return f"{target.dataset}.{target.slug}"
+
+    def holds(self, key: StudyKey, trial: str) -> bool:
+        """Whether this sweep's ``trial`` is a version already."""
+        return self._version(key, trial) is not None
+
+    def _version(self, key: StudyKey, trial: str) -> str | None:
+        with tracking_errors(self.plan.tracking_uri):
+            versions = self.client.search_model_versions(f"name='{self.model_name(key.target)}'")
+        wanted = {"sweep.trial": trial, "sweep.name": self.plan.name}
+        for version in versions:
+            if wanted.items() <= version.tags.items() and version.status == "READY":
+                return str(version.version)
+        return None
+
+    def register(self, key: StudyKey, selected: dict[str, Any], predictor: UPath) -> None:
+        """Log the predictor under its trial's run and make it a version.
+
+        Raises:
+            StorageError: MLflow does not know the trial, or cannot be written.
+        """
+        run_id = self.projection.run_id(selected["trial"])
+        if run_id is None:
+            raise StorageError(
+                f"MLflow at {self.plan.tracking_uri} lacks trial {selected['trial']}; "
+                f"`sweep.py resume {self.plan.name}` writes it"
+            )
+        name = self.model_name(key.target)
+        tags = {
+            **study_tags(self.plan, key),
+            "sweep.trial": selected["trial"],
+            "val_r": f"{selected['val_r']:.6f}",
+        }
+        with tracking_errors(self.plan.tracking_uri):
+            with tempfile.TemporaryDirectory() as folder:
+                model = Path(folder) / "model"
+                _save_pyfunc(model, predictor)
+                self.client.log_artifacts(run_id, str(model), "model")
+            self._ensure_model(name, key)
+            run = self.client.get_run(run_id)
+            source = f"{run.info.artifact_uri}/model"
+            self.client.create_model_version(name, source=source, run_id=run_id, tags=tags)
+            self.client.set_tag(run_id, "selected", "true")
+
+    def _ensure_model(self, name: str, key: StudyKey) -> None:
+        try:
+            self.client.create_registered_model(
+                name,
+                tags={
+                    "dataset": key.target.dataset,
+                    "roi": key.target.roi,
+                    "hemisphere": key.target.hemisphere,
+                },
+                description=f"Predicts the voxel responses of {key.target.name} ({key.target.dataset}) from pictures.",
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def point(self, key: StudyKey, trial: str, champion: bool) -> None:
+        """Point the method's alias, and ``champion`` for the best method, at ``trial``'s version."""
+        version = self._version(key, trial)
+        if version is None:
+            raise StorageError(f"the registry lost {trial}; run `sweep.py select {self.plan.name}` again")
+        with tracking_errors(self.plan.tracking_uri):
+            for alias in (key.method, *([CHAMPION] if champion else [])):
+                self.client.set_registered_model_alias(self.model_name(key.target), alias, version)
+
+
+def _save_pyfunc(place: Path, predictor: UPath) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "predictor"
+        for source in predictor.rglob("*"):
+            if source.is_file():
+                copy = data / str(source.relative_to(predictor))
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(source.read_bytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # asks for an example beside the signature
+            mlflow.pyfunc.save_model(
+                path=str(place),
+                loader_module="trainables.predictor",
+                data_path=str(data),
+                code_paths=[str(Path(trainables.__file__).parent)],
+                pip_requirements=list(REQUIREMENTS),
+                signature=SIGNATURE,
+            )

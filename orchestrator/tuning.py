@@ -1,0 +1,162 @@
+"""Builds the one Tuner of a sweep and runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import TuneError
+
+from cluster.profiles import COORDINATOR_CPUS, Profile
+from orchestrator.ledger import Ledger, OpenTrial
+from orchestrator.progress import SweepProgress
+from orchestrator.pruning import StudyPruning
+from orchestrator.search import StudySearch
+from orchestrator.slot import Slot
+from orchestrator.storage import SweepStorage, storage_errors
+from trainables.data.files import default_cache_dir
+from trainables.tuning.worker import Workspace
+
+SLOT_ATTEMPTS = 2
+"""How often a trial is run again after its worker group died under it."""
+
+TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of every trial
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no score
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the ledger is what a resume reads
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+
+
+def slot_settings(storage: SweepStorage, ledger: Ledger, profile: Profile) -> dict[str, Any]:
+    """What every trial's Tune configuration says about the slot it runs in."""
+    workspace = Workspace(
+        data=ledger.plan.data,
+        weights=str(storage.weights_file),
+        cache_dir=str(default_cache_dir()),
+        split_seed=ledger.plan.split_seed,
+        threads=profile.cpus_per_worker,
+        gpu_memory_fraction=profile.gpus_per_worker,
+    )
+    return {
+        "workspace": asdict(workspace),
+        "workers": profile.workers_per_slot,
+        "cpus": profile.cpus_per_worker,
+        "gpus": profile.gpus_per_worker,
+        "scratch": storage.scratch,
+    }
+
+
+def run_trials(
+    storage: SweepStorage,
+    ledger: Ledger,
+    profile: Profile,
+    slots: int,
+    progress: SweepProgress,
+    warm: bool = True,
+) -> bool:
+    """Run what the ledger says is left; False if it was interrupted.
+
+    Ray has to be running. Trials in hand when interrupted stay in the ledger as running and are taken up by the next
+    call. Without ``warm`` every trial starts a slot of its own, which is there to be measured against.
+    """
+    settings = slot_settings(storage, ledger, profile)
+
+    def job(trial: OpenTrial, score_to_beat: float) -> dict[str, Any]:
+        place = storage.trial_dir(trial.study.target, trial.study.method, trial.trial.number)
+        command = {
+            "config": trial.config.to_dict(),
+            "weights_dir": str(place),
+            "score_to_beat": score_to_beat,
+        }
+        return {"slot": settings, "trial": command}
+
+    def finished(trial: OpenTrial) -> None:
+        forget_weights(storage, ledger, trial)
+        progress.trial_ended(trial)
+
+    search = StudySearch(ledger, job, finished)
+    progress.start(search)
+    if not search.left:
+        return True
+    tuner = tune.Tuner(
+        tune.with_resources(Slot, {"CPU": COORDINATOR_CPUS}),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=StudyPruning(search),
+            num_samples=-1,
+            max_concurrent_trials=min(slots, search.left),
+            reuse_actors=warm,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{uuid.uuid4().hex[:12]}",
+            storage_path=storage.scratch,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=SLOT_ATTEMPTS),
+        ),
+    )
+    try:
+        with terminations_as_interrupts():
+            tuner.fit()
+    except TuneError:
+        if search.failure is None:
+            raise
+    if search.failure is not None:
+        raise search.failure
+    return not search.running and search.exhausted
+
+
+def forget_weights(storage: SweepStorage, ledger: Ledger, ended: OpenTrial) -> None:
+    """Delete the weights of this study's trials that are no longer among its best."""
+    keep = {record.number for record in ledger.best(ended.study, ledger.plan.keep_weights)}
+    for record in ledger.study_records(ended.study):
+        if record.number in keep or record.state == "running" or not record.details.get("weights"):
+            continue
+        place = storage.trial_dir(record.study.target, record.study.method, record.number)
+        with storage_errors(place, "delete"):
+            if place.exists():
+                place.rmdir(recursive=True)
+
+
+@contextmanager
+def terminations_as_interrupts() -> Iterator[None]:
+    """Let SIGTERM (what batch systems send) end a sweep as Ctrl-C does: Tune ends cleanly on SIGUSR1 too."""
+    former = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+@contextmanager
+def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[str, float]]:
+    """Join the cluster at ``address`` or start Ray on this machine; yields the resources.
+
+    The dashboard stays on, on loopback: without it placement groups of the slots' worker groups dead-lock.
+    """
+    os.environ.update(TUNE_SETTINGS)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        cores = cpus or os.cpu_count() or 1
+        # A slot is four processes that start at once; Ray's default lets one a core start at a time, and warns.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(8 + 2 * cores))
+        # One logical core more than there are, for the coordinators, which only wait.
+        ray.init(num_cpus=cores + 1, include_dashboard=True, dashboard_host="127.0.0.1", **quiet)
+    try:
+        resources = dict(ray.cluster_resources())
+        if not address:
+            resources["CPU"] = resources["CPU"] - 1 + COORDINATOR_CPUS * cores
+        yield resources
+    finally:
+        ray.shutdown()

@@ -1,0 +1,325 @@
+"""The command line: ``python sweep.py --help``.
+
+Every option can be given as an environment variable too (``--data`` as ``SWEEP_DATA``), so that
+``ray submit cluster/gpu.yaml sweep.py`` needs no argument. Exit codes: 0 done; 1 an error, told in one sentence;
+2 a wrong option; 3 done, but some study has no score; 130 interrupted, ``resume`` goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from orchestrator.launch import Outcome
+    from orchestrator.plan import SweepPlan
+
+STUDIES_WITHOUT_SCORE = 3
+INTERRUPTED = 130
+
+# The commands import what they need when they run: torch, Ray and MLflow take seconds, `--help` should not.
+
+
+class DefaultToRun(click.Group):
+    """``sweep.py --data DIR`` means ``sweep.py run --data DIR``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put ``run`` in front when no command is named."""
+        if not args or (args[0].startswith("-") and args[0] not in {"--help", "-h", "--version"}):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
+    """A click option with its environment variable."""
+    long = next(name for name in names if name.startswith("--")).split("/")[0]
+    variable = "SWEEP_" + long.removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, show_envvar=False, **settings)
+
+
+storage_option = option("--storage", default="results", show_default=True, help="Folder or s3://… for all results.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone, for scripts.")
+address_option = option(
+    "--address", help="Ray cluster to join; `auto` on a cluster's head. Default: Ray on this machine."
+)
+
+
+@click.group(cls=DefaultToRun, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="cortex-sweep")
+def cli() -> None:
+    r"""Tune feature extractors for the visual cortex: all subjects and ROIs in one sweep.
+
+    \b
+    sweep.py data demo demo-data                         make a small data set
+    sweep.py run --data demo-data --space smoke --name demo
+    sweep.py leaderboard demo                            best model of every target and method
+    sweep.py select demo; sweep.py evaluate demo         register the winners, score them on test stimuli
+    sweep.py ui                                          look at everything in MLflow
+
+    Every option can be set in the environment: --data as SWEEP_DATA, and so on.
+    """
+
+
+@cli.command()
+@option("--data", required=True, help="Data set in the Algonauts layout: a folder or s3://….")
+@option("--name", required=True, help="Name of the sweep.")
+@option("--subjects", default="all", show_default=True, help="1-8, 1,3 or subj01,subj02.")
+@option("--hemispheres", default="lh,rh", show_default=True)
+@option("--rois", help="ROIs and groups: early,EBA. Default: those of --space.")
+@option("--methods", default="contrastive,regression,untuned", show_default=True)
+@option("--space", default="early_visual", show_default=True, help="Budget: smoke, early_visual or full.")
+@option("--trials", type=int, help="Trials of each tuned target and method. Default: that of --space.")
+@option("--epochs", type=int, help="Epochs of a trial that is not pruned. Default: that of --space.")
+@option("--batch-size", type=int, help="Stimuli in a step. Default: that of --space.")
+@option(
+    "--cutoffs",
+    help="Layer cutoffs to explore: features.9,features.12. Default: all that weights and --space allow.",
+)
+@option("--weights", help="imagenet (default), random, or a .pth, .safetensors or .npz FILE.")
+@option("--tracking-uri", help="MLflow server or database. Default: sqlite in --storage.")
+@option("--ledger", help="Journal file or postgresql://… for the trials. Default: a journal in --storage.")
+@option(
+    "--keep-weights",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Best trials of each study whose weights are kept.",
+)
+@option(
+    "--profile",
+    default="auto",
+    show_default=True,
+    help="How resources become slots: auto, cpu, gpu or gpu-shared.",
+)
+@option("--seed", type=int, default=0, show_default=True)
+@option("--min-voxels", type=int, default=20, show_default=True, help="Smaller ROIs are skipped and reported.")
+@address_option
+@storage_option
+@json_option
+def run(as_json: bool, **options: Any) -> None:
+    """Run a sweep, or the rest of one that was made with the same options."""
+    from orchestrator.launch import SweepOptions
+    from orchestrator.launch import run as launch
+
+    _drive(
+        options["name"],
+        options["storage"],
+        as_json,
+        lambda console: launch(SweepOptions(**options), console, as_json),
+    )
+
+
+@cli.command()
+@click.argument("name")
+@option("--profile", help="Another profile than the one the sweep was made with.")
+@address_option
+@storage_option
+@json_option
+def resume(name: str, profile: str | None, address: str | None, storage: str, as_json: bool) -> None:
+    """Go on with a sweep that was interrupted."""
+    from orchestrator.launch import resume as launch
+
+    _drive(name, storage, as_json, lambda console: launch(name, storage, address, profile, console, as_json))
+
+
+def _drive(name: str, storage: str, as_json: bool, action: Callable[[Console], tuple[SweepPlan, Outcome]]) -> None:
+    console = Console(stderr=as_json)
+    again = f"python sweep.py resume {name} --storage {storage}"
+    try:
+        plan, outcome = action(console)
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted. Nothing finished is lost. Go on with:  {again}", soft_wrap=True)
+        sys.exit(INTERRUPTED)
+    if not outcome.tracked:
+        console.print(f"MLflow at {plan.tracking_uri} stayed away; `{again}` writes what it lacks.", soft_wrap=True)
+    if not outcome.finished:
+        console.print(f"\nInterrupted. Nothing finished is lost. Go on with:  {again}", soft_wrap=True)
+        sys.exit(INTERRUPTED)
+    rows = _leaderboard(name, storage, as_json)
+    from orchestrator.leaderboard import studies_without_score
+
+    without_score = studies_without_score(rows)
+    if without_score:
+        console.print(
+            f"[red]No trial came to a score in {', '.join(without_score)}[/]; `sweep.py ui {name}` shows why.",
+            soft_wrap=True,
+        )
+        sys.exit(STUDIES_WITHOUT_SCORE)
+    if not as_json:
+        console.print(
+            f"\nNext:  python sweep.py select {name} --storage {storage}     register the best models\n"
+            f"       python sweep.py evaluate {name} --storage {storage}   score them on test stimuli\n"
+            f"       python sweep.py ui {name} --storage {storage}         look at everything in MLflow",
+            soft_wrap=True,
+        )
+
+
+@cli.command()
+@click.argument("name")
+@storage_option
+@json_option
+def leaderboard(name: str, storage: str, as_json: bool) -> None:
+    """The best model of every target and method."""
+    _leaderboard(name, storage, as_json)
+
+
+def _leaderboard(name: str, storage: str, as_json: bool) -> list[Any]:
+    from orchestrator.launch import open_sweep
+    from orchestrator.leaderboard import as_json as plain
+    from orchestrator.leaderboard import improvement_lines, leaderboard_table
+    from orchestrator.leaderboard import leaderboard as rows_of
+
+    sweep, ledger = open_sweep(name, storage)
+    rows = rows_of(ledger, sweep)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "sweep": name,
+                    "protocol": ledger.plan.protocol,
+                    "split": ledger.plan.split_digest,
+                    "rows": plain(rows),
+                }
+            )
+        )
+        return rows
+    console = Console()
+    plan = ledger.plan
+    console.print(
+        f"\n[bold]{name}[/]: {plan.dataset}, weights {plan.weights_source}, "
+        f"protocol {plan.protocol} (split {plan.split_digest})",
+        soft_wrap=True,
+    )
+    console.print(leaderboard_table(rows, console.width))
+    for line in improvement_lines(rows):
+        console.print(line, soft_wrap=True)
+    return rows
+
+
+@cli.command()
+@click.argument("name")
+@storage_option
+@json_option
+def status(name: str, storage: str, as_json: bool) -> None:
+    """Progress of a sweep, target by target; also while it runs elsewhere."""
+    from orchestrator.launch import open_sweep
+    from orchestrator.status import status_json, status_lines
+
+    _, ledger = open_sweep(name, storage)
+    if as_json:
+        click.echo(json.dumps(status_json(ledger)))
+        return
+    console = Console()
+    for part in status_lines(ledger):
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+@cli.command(name="list")
+@storage_option
+@json_option
+def list_sweeps(storage: str, as_json: bool) -> None:
+    """The sweeps in a storage."""
+    from orchestrator.storage import sweep_names
+
+    names = sweep_names(storage)
+    if as_json:
+        click.echo(json.dumps(names))
+    else:
+        click.echo("\n".join(names) or f"no sweep in {storage} yet; `sweep.py run --data DIR --name NAME` makes one")
+
+
+@cli.command()
+@click.argument("name")
+@address_option
+@storage_option
+@json_option
+def select(name: str, address: str | None, storage: str, as_json: bool) -> None:
+    """Register the best trial of every target and method, by validation score."""
+    from orchestrator.selection import select as choose
+
+    console = Console(stderr=as_json)
+    chosen = choose(name, storage, address, console, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(chosen))
+    else:
+        console.print(f"\nNext:  python sweep.py evaluate {name} --storage {storage}", soft_wrap=True)
+
+
+@cli.command()
+@click.argument("name")
+@address_option
+@storage_option
+@json_option
+def evaluate(name: str, address: str | None, storage: str, as_json: bool) -> None:
+    """Score the selected models on test stimuli; the only command that reads them."""
+    from orchestrator.evaluation import evaluate as score
+    from orchestrator.evaluation import evaluation_table
+
+    console = Console(stderr=as_json)
+    result = score(name, storage, address, console, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    console.print(evaluation_table(result))
+    console.print(f"\nNext:  python sweep.py ui {name} --storage {storage}", soft_wrap=True)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@option("--port", type=int, default=5000, show_default=True)
+@option("--tracking-uri", help="MLflow server or database. Default: that of the sweep or the storage.")
+@storage_option
+def ui(name: str | None, port: int, tracking_uri: str | None, storage: str) -> None:
+    """Start the MLflow UI on this machine and say where to look."""
+    from orchestrator.ui import serve
+
+    serve(name, storage, tracking_uri, port, Console())
+
+
+@cli.group()
+def data() -> None:
+    """Look at a data set, or make the demo one."""
+
+
+@data.command()
+@click.argument("directory")
+@json_option
+def check(directory: str, as_json: bool) -> None:
+    """Count stimuli and voxels, and find every fault; exit code 1 if there is one that stops a sweep."""
+    from orchestrator.data_report import check_and_print
+
+    sys.exit(check_and_print(directory, as_json, Console(stderr=as_json)))
+
+
+@data.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--subjects", type=click.IntRange(1, 8), default=3, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def demo(directory: Path, subjects: int, seed: int) -> None:
+    """Make the demo data set: simulated responses with a known truth, in the Algonauts layout."""
+    from orchestrator.data_report import make_demo_and_print
+
+    make_demo_and_print(directory, subjects, seed, Console())
+
+
+def main() -> None:
+    """Run the command that the arguments name; an expected error is one sentence."""
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
+    from trainables.errors import CortexSweepError
+
+    try:
+        cli.main(prog_name="sweep.py")
+    except CortexSweepError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

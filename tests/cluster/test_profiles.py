@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from cluster.profiles import COORDINATOR_CPUS, PROFILES, Profile, choose_profile
+from trainables.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("profile", "resources", "slots"),
+    [
+        # A slot takes its workers and a sliver for the coordinator: n cores hold n slots if slivers are on top.
+        (Profile("p", cpus_per_worker=1), {"CPU": 4 + 4 * COORDINATOR_CPUS}, 4),
+        (Profile("p", cpus_per_worker=1), {"CPU": 4}, 3),
+        (Profile("p", cpus_per_worker=2), {"CPU": 9}, 4),
+        (Profile("p", cpus_per_worker=1, workers_per_slot=2), {"CPU": 5}, 2),
+        (Profile("p", cpus_per_worker=2, slots_per_gpu=1), {"CPU": 32, "GPU": 3}, 3),
+        (Profile("p", cpus_per_worker=2, slots_per_gpu=4), {"CPU": 32, "GPU": 2}, 8),
+        (Profile("p", cpus_per_worker=2, slots_per_gpu=4), {"CPU": 7, "GPU": 2}, 3),
+        (Profile("p", cpus_per_worker=1, slots_per_gpu=2, workers_per_slot=2), {"CPU": 32, "GPU": 3}, 3),
+    ],
+)
+def test_slots_are_those_that_fit(profile: Profile, resources: dict[str, float], slots: int) -> None:
+    assert profile.slots(resources) == slots
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_no_resource_is_promised_twice(profile: Profile) -> None:
+    for cpus in range(3, 40):
+        for gpus in range(1, 5):
+            slots = profile.slots({"CPU": cpus, "GPU": gpus})
+            assert slots * (profile.workers_per_slot * profile.cpus_per_worker + COORDINATOR_CPUS) <= cpus
+            assert slots * profile.workers_per_slot * profile.gpus_per_worker <= gpus
+
+
+def test_gpu_is_shared_evenly() -> None:
+    assert Profile("p", 1).gpus_per_worker == 0
+    assert Profile("p", 1, slots_per_gpu=1).gpus_per_worker == 1
+    assert Profile("p", 1, slots_per_gpu=4).gpus_per_worker == 0.25
+
+
+def test_autoscaled_cluster_is_asked_for_all_its_slots() -> None:
+    profile = Profile("p", cpus_per_worker=2, slots_per_gpu=4, max_slots=16)
+    assert profile.slots({}) == 16
+    assert profile.slots({"CPU": 1000, "GPU": 100}) == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "resources", "words"),
+    [
+        ("cpu", {"CPU": 0.5}, "found 0.5 CPUs"),
+        ("gpu", {"CPU": 8}, "found 8 CPUs and 0 GPUs"),
+        ("gpu", {"CPU": 2, "GPU": 1}, "needs 2.01 CPUs and 1 GPUs"),
+        ("gpu-shared", {}, "found 0 CPUs and 0 GPUs"),
+    ],
+)
+def test_too_small_a_machine_is_told(name: str, resources: dict[str, float], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        PROFILES[name].slots(resources)
+
+
+def test_auto_looks_for_a_gpu() -> None:
+    assert choose_profile("auto", {"CPU": 2}).name == "cpu"
+    assert choose_profile("auto", {"CPU": 8, "GPU": 0}).name == "cpu"
+    assert choose_profile("auto", {"CPU": 8, "GPU": 1}).name == "gpu-shared"
+    assert choose_profile("gpu", {"CPU": 8}).name == "gpu"
+
+
+def test_unknown_profile_is_named_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="'tpu'; expected auto or one of cpu, gpu, gpu-shared"):
+        choose_profile("tpu", {})
