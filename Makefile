@@ -7,6 +7,8 @@ SPACE = smoke
 STORAGE = results
 NAME = $(if $(filter demo-data,$(DATA)),demo,$(notdir $(patsubst %/,%,$(DATA))))
 ARGS =
+# The demo leaves out a subject and a hemisphere, so that it ends within minutes on two cores.
+DEMO_ARGS := --subjects 1,2 --hemispheres lh
 
 EMPTY :=
 BIN := .venv/bin
@@ -32,7 +34,8 @@ help:
 sweep: STEP := 1/3 $(EMPTY)
 sweep: environment data
 	@echo '3/3 sweep: $(NAME), search space $(SPACE), results in $(STORAGE)'
-	@$(BIN)/python sweep.py run --data '$(DATA)' --space '$(SPACE)' --name '$(NAME)' --storage '$(STORAGE)' $(ARGS)
+	@$(BIN)/python sweep.py run --data '$(DATA)' --space '$(SPACE)' --name '$(NAME)' --storage '$(STORAGE)' \
+	  $(if $(filter demo-data,$(DATA)),$(DEMO_ARGS)) $(ARGS)
 
 test: STEP := 1/2 $(EMPTY)
 test: environment

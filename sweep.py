@@ -77,6 +77,7 @@ def cli() -> None:
 @option("--space", default="early_visual", show_default=True, help="Budget: smoke, early_visual or full.")
 @option("--trials", type=int, help="Trials of each tuned target and method. Default: that of --space.")
 @option("--epochs", type=int, help="Epochs of a trial that is not pruned. Default: that of --space.")
+@option("--grace-epochs", type=int, help="Epochs before a trial can be pruned. Default: a third of --epochs.")
 @option("--batch-size", type=int, help="Stimuli in a step. Default: that of --space.")
 @option(
     "--cutoffs",

@@ -52,7 +52,7 @@ def run_sweep(data: Path, folder: Path, name: str, trials: int, warm: bool) -> t
     weights = load_weights("random")
     plan = make_plan(options, storage, open_algonauts(data), weights)
     storage.create()
-    save_weights(weights, Path(str(storage.weights_file)))
+    save_weights(weights, storage.weights_file)
     ledger = Ledger(plan)
     ledger.open_studies()
     progress = SweepProgress(Console(quiet=True), plan, quiet=True)

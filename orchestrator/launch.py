@@ -13,7 +13,7 @@ from rich.console import Console
 from cluster.profiles import choose_profile
 from orchestrator.driver import sole_driver
 from orchestrator.ledger import Ledger
-from orchestrator.plan import SkippedRoi, SweepPlan, parse_list
+from orchestrator.plan import SkippedRoi, SweepPlan, default_grace_epochs, parse_list
 from orchestrator.preparation import prepare_data, prepare_weights
 from orchestrator.progress import SweepProgress
 from orchestrator.storage import SweepStorage, read_json, sweep_names, write_json
@@ -46,6 +46,7 @@ class SweepOptions:
     space: str = "early_visual"
     trials: int | None = None
     epochs: int | None = None
+    grace_epochs: int | None = None
     batch_size: int | None = None
     weights: str | None = None
     backbone: str = "alexnet"
@@ -76,6 +77,7 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
         CortexSweepError: anything that the options, the data, the weights or the storage lack.
     """
     storage = SweepStorage(options.storage, options.name)
+    choose_profile(options.profile, {})  # an unknown name is told before anything is made
     dataset = open_algonauts(options.data)
     weights = prepare_weights(options.weights, options.backbone, dataset.is_demo, console)
     plan = make_plan(options, storage, dataset, weights)
@@ -91,7 +93,7 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
         plan = existing
     else:
         storage.create()
-        save_weights(weights, Path(str(storage.weights_file)))
+        save_weights(weights, storage.weights_file)
         write_json(storage.plan_file, plan.to_dict())
     return plan, execute(plan, storage, options.address, console, quiet)
 
@@ -107,6 +109,7 @@ def resume(
     storage = SweepStorage(storage_uri, name)
     plan = load_plan(storage)
     if profile:
+        choose_profile(profile, {})
         plan = replace(plan, profile=profile)
     return plan, execute(plan, storage, address, console, quiet)
 
@@ -161,6 +164,7 @@ def make_plan(
     """
     budget = budget_named(options.space)
     chosen = _choose_targets(options, dataset)
+    epochs = budget.epochs if options.epochs is None else options.epochs
     all_ids = (stimulus for subject in dataset.subjects.values() for stimulus in subject.stimulus_ids.tolist())
     return SweepPlan(
         name=options.name,
@@ -175,9 +179,10 @@ def make_plan(
         methods=tuple(parse_list(options.methods)),
         space=options.space,
         trials=budget.trials if options.trials is None else options.trials,
-        epochs=budget.epochs if options.epochs is None else options.epochs,
+        epochs=epochs,
         batch_size=budget.batch_size if options.batch_size is None else options.batch_size,
         reduction_factor=REDUCTION_FACTOR,
+        grace_epochs=default_grace_epochs(epochs) if options.grace_epochs is None else options.grace_epochs,
         backbone=options.backbone,
         weights_source=weights.source,
         weights_digest=weights.digest,

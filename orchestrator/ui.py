@@ -45,22 +45,14 @@ def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: in
         console.print(f"The tracking server is at {uri}{experiment}", soft_wrap=True)
         return
     free = free_port(port)
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(free),
-    ]
+    # One worker process and no job runners: a single person looks, and each of them takes half a gigabyte.
+    where = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(free), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", *where]
+    settings = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     address = f"http://127.0.0.1:{free}"
     console.print(f"Starting the MLflow UI on {uri} …", soft_wrap=True)
     with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill and stop the server
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=settings)
         _watch(server, log, address, f"{address}/{experiment or '#/experiments'}", console)
 
 

@@ -53,6 +53,8 @@ class TrialConfig:
                 raise ConfigError(f"{field} is {value}; expected a finite number above 0")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ConfigError(f"weight_decay is {self.weight_decay}; expected a finite number of at least 0")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; expected a whole number of at least 0")
         if self.batch_size < 2:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 2 (a contrast needs a negative)")
         if (self.epochs == 0) != (self.method == "untuned") or self.epochs < 0:

@@ -105,17 +105,18 @@ class Projection:
         """
         written = 0
         for key in self.plan.studies:
-            records = [r for r in self.ledger.study_records(key) if r.uid not in self._settled]
-            if not records:
+            records = self.ledger.study_records(key)
+            unsettled = [record for record in records if record.uid not in self._settled]
+            if not unsettled and not (records and ended):
                 continue
-            parent = self._parent(key)
-            for record in records:
+            parent = self._parent(key, records[0].started_ms)
+            for record in unsettled:
                 self._write(record, parent, ended)
                 written += 1
-            self._summarise(key, parent, ended)
+            self._summarise(key, parent, records, ended)
         return written
 
-    def _parent(self, key: StudyKey) -> str:
+    def _parent(self, key: StudyKey, started_ms: int) -> str:
         if key.name not in self._runs:
             tags = {
                 **study_tags(self.plan, key),
@@ -123,7 +124,7 @@ class Projection:
                 "sweep.trial": key.name,
                 MLFLOW_RUN_NAME: key.name,
             }
-            run: Run = self.client.create_run(self.experiment_id, tags=tags)
+            run: Run = self.client.create_run(self.experiment_id, start_time=started_ms, tags=tags)
             self._runs[key.name] = run.info.run_id
         return self._runs[key.name]
 
@@ -147,20 +148,20 @@ class Projection:
         else:
             self.client.update_run(run_id, status="KILLED" if ended else "RUNNING")
 
-    def _summarise(self, key: StudyKey, parent: str, ended: bool) -> None:
+    def _summarise(self, key: StudyKey, parent: str, records: list[TrialRecord], ended: bool) -> None:
         best = self.ledger.best(key)
         if best:
             moment = best[0].ended_ms or best[0].started_ms
-            self._log(
-                parent,
-                [m for m in trial_metrics(best[0], moment) if m.key.startswith("val/")],
-                (),
-                _trial_tags(best[0]),
-            )
-        if ended:
-            complete = len([r for r in self.ledger.study_records(key) if r.state != "running"])
-            finished = complete >= self.plan.studies[key]
-            self.client.set_terminated(parent, "FINISHED" if finished else "KILLED")
+            final = {m.key: m.value for m in trial_metrics(best[0]) if m.key.startswith("val/encoding_r")}
+            del final["val/encoding_r_of_epoch"]
+            # All at step 0: MLflow takes the highest step for the latest, which may be a former best trial's.
+            self._log(parent, [Metric(name, r, moment, 0) for name, r in final.items()], (), _trial_tags(best[0]))
+        if not ended:
+            self.client.update_run(parent, status="RUNNING")
+            return
+        finished = len([r for r in records if r.state != "running"]) >= self.plan.studies[key]
+        last_ms = max(record.ended_ms or record.started_ms for record in records)
+        self.client.set_terminated(parent, "FINISHED" if finished else "KILLED", end_time=last_ms)
 
     def _log(self, run_id: str, metrics: Iterable[Metric], params: Iterable[Param], tags: Iterable[RunTag]) -> None:
         points = list(metrics)
@@ -169,14 +170,11 @@ class Projection:
             self.client.log_batch(run_id, points[start : start + METRICS_A_BATCH])
 
 
-def trial_metrics(record: TrialRecord, moment: int | None = None) -> list[Metric]:
-    """All that a trial measured. ``val/encoding_r`` is the best so far, so that its latest value is what counts.
-
-    ``moment`` (milliseconds) replaces the trial's own times.
-    """
+def trial_metrics(record: TrialRecord) -> list[Metric]:
+    """All that a trial measured. ``val/encoding_r`` is the best so far, so that its latest value is what counts."""
 
     def at(epoch: int) -> int:
-        return moment if moment is not None else record.started_ms + epoch
+        return record.started_ms + epoch
 
     points, best = [], -math.inf
     for epoch, score in sorted(record.scores.items()):

@@ -35,6 +35,7 @@ def small_plan(folder: Path, **changes: Any) -> SweepPlan:
         "space": "smoke",
         "trials": 6,
         "epochs": 9,
+        "grace_epochs": 1,
         "batch_size": 32,
         "reduction_factor": 3,
         "backbone": "alexnet",

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import os
 import resource
 import signal
 import subprocess
@@ -61,7 +60,7 @@ def test_first_trial_is_the_published_recipe(tmp_path: Path) -> None:
 
 
 def test_configuration_carries_the_plan(tmp_path: Path) -> None:
-    ledger = open_ledger(small_plan(tmp_path, epochs=10, batch_size=48, seed=5))
+    ledger = open_ledger(small_plan(tmp_path, epochs=10, grace_epochs=2, batch_size=48, seed=5))
     config = ledger.ask(EBA_CONTRASTIVE).config
     assert (config.target, config.method) == (EBA_CONTRASTIVE.target, "contrastive")
     assert (config.epochs, config.batch_size, config.seed, config.backbone) == (10, 48, 5, "alexnet")
@@ -302,7 +301,7 @@ def test_ledger_that_cannot_be_opened_is_told(tmp_path: Path, address: str) -> N
 def fill_the_disk(plan: SweepPlan, ledger: Ledger, step: str) -> None:
     """Do ``step`` with a limit on file size where the journal ends: writes fail as on a full disk."""
     trial = ledger.ask(V1_CONTRASTIVE)
-    size = os.path.getsize(plan.ledger)
+    size = Path(plan.ledger).stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:

@@ -10,7 +10,7 @@ import pytest
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.storages import InMemoryStorage
 
-from orchestrator.plan import SweepPlan, parse_list, stable_seed
+from orchestrator.plan import SweepPlan, default_grace_epochs, parse_list, stable_seed
 from tests.orchestrator.plans import EBA, V1, small_plan
 from trainables.errors import ConfigError, StorageError
 
@@ -22,15 +22,20 @@ from trainables.errors import ConfigError, StorageError
         (2, 1, (1, 2)),
         (3, 1, (1, 3)),
         (9, 1, (1, 3, 9)),
+        (9, 3, (3, 9)),
         (10, 2, (2, 6, 10)),
-        (27, 3, (3, 9, 27)),
         (30, 4, (4, 12, 30)),
+        (30, 10, (10, 30)),
     ],
 )
 def test_rungs_and_score_epochs(tmp_path: Path, epochs: int, grace: int, scored: tuple[int, ...]) -> None:
-    plan = small_plan(tmp_path, epochs=epochs)
-    assert plan.grace_epochs == grace
+    plan = small_plan(tmp_path, epochs=epochs, grace_epochs=grace)
     assert plan.score_epochs == scored
+
+
+@pytest.mark.parametrize("epochs, grace", [(1, 1), (2, 1), (3, 1), (4, 2), (9, 3), (10, 4), (12, 4), (30, 10)])
+def test_grace_is_a_third_by_default(epochs: int, grace: int) -> None:
+    assert default_grace_epochs(epochs) == grace
 
 
 @pytest.mark.parametrize("epochs", range(1, 41))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -19,8 +20,10 @@ import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from upath import UPath
 
 from trainables.errors import StorageError, WeightsError
+from trainables.models.artifact import local_path
 from trainables.models.backbone import OUTPUT, Backbone, BackboneSpec, backbone_spec
 
 # What the readers raise for a file that is damaged, truncated or not what its name says.
@@ -66,7 +69,7 @@ def load_weights(source: str, backbone: str = "alexnet", seed: int = 0) -> Pretr
     Args:
         source: ``imagenet`` (torchvision's, cached or downloaded), ``random`` (He initialisation, for trying
             things out), or a ``.pth``, ``.pt``, ``.safetensors`` or ``.npz`` file with torchvision's
-            parameter names.
+            parameter names, local or at an ``s3://`` address.
         backbone: name of the CNN.
         seed: of ``random``; ignored otherwise.
 
@@ -80,16 +83,43 @@ def load_weights(source: str, backbone: str = "alexnet", seed: int = 0) -> Pretr
         return _described(spec, _imagenet_state(spec), source)
     if source == "random":
         return _described(spec, _random_state(spec, seed), source)
-    path = Path(source).expanduser()
-    return _described(spec, _read_file(path), path.name)
+    place = UPath(source)
+    path = local_path(place)
+    if path is not None:
+        return _described(spec, _read_file(path.expanduser()), path.name)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / place.name
+        try:
+            copy.write_bytes(place.read_bytes())
+        except OSError as error:
+            raise WeightsError(f"weights file {place} cannot be read ({error}); {_ALTERNATIVES}") from error
+        return _described(spec, _read_file(copy), place.name)
 
 
-def save_weights(weights: PretrainedWeights, path: Path) -> None:
+def save_weights(weights: PretrainedWeights, path: Path | UPath) -> None:
     """Write the state dict as safetensors, which `load_weights` reads back; all or nothing.
+
+    Args:
+        weights: what `load_weights` gave.
+        path: of the file, local or remote.
 
     Raises:
         StorageError: the file cannot be written.
     """
+    local = local_path(path)
+    if local is not None:
+        _save_local(weights, local)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / path.name
+        _save_local(weights, copy)
+        try:
+            UPath(path).write_bytes(copy.read_bytes())
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written ({error}); choose another place") from error
+
+
+def _save_local(weights: PretrainedWeights, path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

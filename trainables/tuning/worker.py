@@ -159,6 +159,7 @@ def serve_trials(channel: dict[str, Any]) -> None:
     speaks = ray.train.get_context().get_world_rank() == 0
     mailbox = channel["mailbox"]
     trial: TrialInHand | None = None
+    waiting: dict[str, Any] = {}
     for index in range(2**62):
         command = ray.get(mailbox.command.remote(index))
         if command["do"] == "end":
@@ -166,10 +167,11 @@ def serve_trials(channel: dict[str, Any]) -> None:
         answer: dict[str, Any]
         try:
             if command["do"] == "start":
-                trial = None  # frees the former trial's memory before the next one takes its own
-                trial = TrialInHand(bench, command)
+                trial, waiting = None, command  # frees the former trial's memory before the next one takes its own
                 continue
-            answer = trial.advance() if trial else {"failed": "no trial is in hand", "done": True}
+            # Made by its first step, not by its start: one answer to each step, or a slot reads another trial's.
+            trial = trial or TrialInHand(bench, waiting)
+            answer = trial.advance()
         except (DataError, StorageError, WeightsError) as error:  # not this trial's fault: mend it, then resume
             answer = {"halt": str(error), "done": True}
         except (CortexSweepError, torch.OutOfMemoryError) as error:
