@@ -1,8 +1,8 @@
 """The command line: ``python sweep.py --help``.
 
-Every option can be given as an environment variable too (``--data`` as ``SWEEP_DATA``), so that
-``ray submit cluster/gpu.yaml sweep.py`` needs no argument. Exit codes: 0 done; 1 an error, told in one sentence;
-2 a wrong option; 3 done, but some study has no score; 130 interrupted, ``resume`` goes on.
+Every option can be given as an environment variable too (``--data`` as ``SWEEP_DATA``), so that a cluster's
+configuration can hold them and the script needs no argument. Exit codes: 0 done; 1 an error, told in one sentence; 2 a
+wrong option; 3 done, but some study has no score; 130 interrupted, ``resume`` goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from rich.console import Console
@@ -45,6 +45,12 @@ def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
 
 
 storage_option = option("--storage", default="results", show_default=True, help="Folder or s3://… for all results.")
+profile_option = option(
+    "--profile",
+    default="auto",
+    show_default=True,
+    help="How resources become slots: auto, cpu, gpu or gpu-shared.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone, for scripts.")
 address_option = option(
     "--address", help="Ray cluster to join; `auto` on a cluster's head. Default: Ray on this machine."
@@ -93,12 +99,7 @@ def cli() -> None:
     show_default=True,
     help="Best trials of each study whose weights are kept.",
 )
-@option(
-    "--profile",
-    default="auto",
-    show_default=True,
-    help="How resources become slots: auto, cpu, gpu or gpu-shared.",
-)
+@profile_option
 @option("--seed", type=int, default=0, show_default=True)
 @option("--min-voxels", type=int, default=20, show_default=True, help="Smaller ROIs are skipped and reported.")
 @address_option
@@ -106,8 +107,8 @@ def cli() -> None:
 @json_option
 def run(as_json: bool, **options: Any) -> None:
     """Run a sweep, or the rest of one that was made with the same options."""
-    from orchestrator.launch import SweepOptions
     from orchestrator.launch import run as launch
+    from orchestrator.planning import SweepOptions
 
     _drive(
         options["name"],
@@ -136,13 +137,11 @@ def _drive(name: str, storage: str, as_json: bool, action: Callable[[Console], t
     try:
         plan, outcome = action(console)
     except KeyboardInterrupt:
-        console.print(f"\nInterrupted. Nothing finished is lost. Go on with:  {again}", soft_wrap=True)
-        sys.exit(INTERRUPTED)
+        _say_interrupted(console, name, storage, again)
     if not outcome.tracked:
         console.print(f"MLflow at {plan.tracking_uri} stayed away; `{again}` writes what it lacks.", soft_wrap=True)
     if not outcome.finished:
-        console.print(f"\nInterrupted. Nothing finished is lost. Go on with:  {again}", soft_wrap=True)
-        sys.exit(INTERRUPTED)
+        _say_interrupted(console, name, storage, again)
     rows = _leaderboard(name, storage, as_json)
     from orchestrator.leaderboard import studies_without_score
 
@@ -160,6 +159,19 @@ def _drive(name: str, storage: str, as_json: bool, action: Callable[[Console], t
             f"       python sweep.py ui {name} --storage {storage}         look at everything in MLflow",
             soft_wrap=True,
         )
+
+
+def _say_interrupted(console: Console, name: str, storage: str, again: str) -> NoReturn:
+    from orchestrator.storage import SweepStorage
+
+    made = SweepStorage(storage, name).plan_file.exists()
+    console.print(
+        f"\nInterrupted. Nothing finished is lost. Go on with:  {again}"
+        if made
+        else "\nInterrupted; nothing was made.",
+        soft_wrap=True,
+    )
+    sys.exit(INTERRUPTED)
 
 
 @cli.command()
@@ -238,15 +250,17 @@ def list_sweeps(storage: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("name")
+@profile_option
 @address_option
 @storage_option
 @json_option
-def select(name: str, address: str | None, storage: str, as_json: bool) -> None:
+def select(name: str, profile: str, address: str | None, storage: str, as_json: bool) -> None:
     """Register the best trial of every target and method, by validation score."""
     from orchestrator.selection import select as choose
+    from orchestrator.tasks import TaskRunner
 
     console = Console(stderr=as_json)
-    chosen = choose(name, storage, address, console, quiet=as_json)
+    chosen = choose(name, storage, TaskRunner(console, as_json, address, profile))
     if as_json:
         click.echo(json.dumps(chosen))
     else:
@@ -255,16 +269,18 @@ def select(name: str, address: str | None, storage: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("name")
+@profile_option
 @address_option
 @storage_option
 @json_option
-def evaluate(name: str, address: str | None, storage: str, as_json: bool) -> None:
+def evaluate(name: str, profile: str, address: str | None, storage: str, as_json: bool) -> None:
     """Score the selected models on test stimuli; the only command that reads them."""
     from orchestrator.evaluation import evaluate as score
     from orchestrator.evaluation import evaluation_table
+    from orchestrator.tasks import TaskRunner
 
     console = Console(stderr=as_json)
-    result = score(name, storage, address, console, quiet=as_json)
+    result = score(name, storage, TaskRunner(console, as_json, address, profile))
     if as_json:
         click.echo(json.dumps(result))
         return

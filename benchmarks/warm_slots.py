@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.profiles import PROFILES
-from orchestrator.launch import SweepOptions, make_plan
 from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.planning import SweepOptions, make_plan
 from orchestrator.progress import SweepProgress
 from orchestrator.storage import SweepStorage
 from orchestrator.tuning import ray_running, run_trials

@@ -12,6 +12,8 @@ from trainables.errors import ConfigError
 
 COORDINATOR_CPUS = 0.01
 """What a slot's coordinator (which only waits) asks for beside its workers."""
+ROUNDING = 1e-6
+"""Sums of hundredths of a core fall short of whole numbers by less than this."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Profile:
     """CPU cores of one worker, also its thread count."""
     slots_per_gpu: int = 0
     """0: slots run on CPUs alone."""
+    memory_gb_per_worker: float = 3.0
+    """Main memory that a worker takes at its peak; bounds the slots of a machine, one is always tried."""
     workers_per_slot: int = 1
     """More than one: data-parallel, the batch is shared out."""
     max_slots: int | None = None
@@ -34,7 +38,10 @@ class Profile:
         return 1.0 / self.slots_per_gpu if self.slots_per_gpu else 0.0
 
     def slots(self, resources: Mapping[str, float]) -> int:
-        """Slots that fit on ``resources`` (Ray's names: ``CPU``, ``GPU``), or `max_slots` where that is given.
+        """Slots that fit on ``resources``, or `max_slots` where that is given.
+
+        Args:
+            resources: by Ray's names: ``CPU``, ``GPU``, ``memory`` in bytes.
 
         Raises:
             ConfigError: not even one slot fits.
@@ -42,9 +49,11 @@ class Profile:
         if self.max_slots is not None:
             return self.max_slots
         cpus = self.workers_per_slot * self.cpus_per_worker + COORDINATOR_CPUS
-        fit = [int(resources.get("CPU", 0) / cpus)]
+        fit = [int(resources.get("CPU", 0) / cpus + ROUNDING)]
+        if "memory" in resources:
+            fit.append(max(1, int(resources["memory"] / (self.workers_per_slot * self.memory_gb_per_worker * 1e9))))
         if self.slots_per_gpu:
-            fit.append(int(resources.get("GPU", 0) * self.slots_per_gpu / self.workers_per_slot))
+            fit.append(int(resources.get("GPU", 0) * self.slots_per_gpu / self.workers_per_slot + ROUNDING))
         if min(fit) < 1:
             gpus = self.workers_per_slot * self.gpus_per_worker
             raise ConfigError(

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from upath import UPath
 
-from cluster.profiles import choose_profile
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger
 from orchestrator.selection import Selected, read_selection
 from orchestrator.storage import SweepStorage, read_json, storage_errors, write_json
-from orchestrator.tasks import run_tasks
+from orchestrator.tasks import TaskRunner
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.scores import log_test_scores
-from orchestrator.tuning import ray_running
-from trainables.data.files import default_cache_dir
 from trainables.target import Target
 
 
-def evaluate(name: str, storage_uri: str, address: str | None, console: Console, quiet: bool) -> dict[str, Any]:
+def evaluate(name: str, storage_uri: str, tasks: TaskRunner) -> dict[str, Any]:
     """Score what `select` chose; a model that was scored before is not scored again.
 
     Returns:
@@ -38,7 +33,7 @@ def evaluate(name: str, storage_uri: str, address: str | None, console: Console,
     known = _known_scores(storage)
     todo = [selected for selected in selection if selected.trial not in known]
     if todo:
-        known |= _score(storage, ledger, todo, address, console, quiet)
+        known |= _score(storage, ledger, todo, tasks)
     rows = _with_comparisons([known[selected.trial] for selected in selection], storage)
     result = {"protocol": ledger.plan.protocol, "split": ledger.plan.split_digest, "rows": rows}
     write_json(storage.encoding_scores_file, result)
@@ -52,31 +47,22 @@ def _known_scores(storage: SweepStorage) -> dict[str, dict[str, Any]]:
     return {row["trial"]: row for row in read_json(storage.encoding_scores_file)["rows"]}
 
 
-def _score(
-    storage: SweepStorage,
-    ledger: Ledger,
-    todo: list[Selected],
-    address: str | None,
-    console: Console,
-    quiet: bool,
-) -> dict[str, dict[str, Any]]:
+def _score(storage: SweepStorage, ledger: Ledger, todo: list[Selected], tasks: TaskRunner) -> dict[str, dict[str, Any]]:
     plan = ledger.plan
     jobs = [
         {
             "data": plan.data,
             "target": selected.target,
             "split_seed": plan.split_seed,
+            "split_digest": plan.split_digest,
             "predictor": str(storage.model_dir(selected.key.target, selected.method)),
             "place": str(storage.voxel_scores_file(selected.key.target, selected.method)),
-            "cache_dir": str(default_cache_dir()),
         }
         for selected in todo
     ]
     scores: dict[str, dict[str, Any]] = {}
-    with ray_running(address) as resources:
-        profile = choose_profile(plan.profile, resources)
-        for index, score in run_tasks(score_predictor, jobs, profile, console, "scoring on test stimuli", quiet):
-            scores[todo[index].trial] = {**_identity(todo[index]), **score}
+    for index, score in tasks.run(score_predictor, jobs, "scoring on test stimuli"):
+        scores[todo[index].trial] = {**_identity(todo[index]), **score}
     return scores
 
 
@@ -88,16 +74,28 @@ def _identity(selected: Selected) -> dict[str, Any]:
 
 
 def score_predictor(
-    data: str, target: dict[str, Any], split_seed: int, predictor: str, place: str, cache_dir: str
+    data: str,
+    target: dict[str, Any],
+    split_seed: int,
+    split_digest: str,
+    predictor: str,
+    place: str,
+    device: str,
 ) -> dict[str, Any]:
-    """Score one selected model and keep its r of every voxel; the body of a Ray task."""
+    """Score one selected model and keep its r of every voxel; the body of a Ray task.
+
+    Raises:
+        DataError: the data set is not the one that the sweep ran on.
+    """
     from trainables.data.algonauts import open_algonauts
-    from trainables.data.responses import load_test
+    from trainables.data.responses import load_test, require_split
     from trainables.evaluations.encoding import evaluate_encoding
     from trainables.predictor import ResponsePredictor
 
-    model = ResponsePredictor.load(UPath(predictor))
-    part = load_test(open_algonauts(data), Target.from_dict(target), split_seed, Path(cache_dir))
+    dataset = open_algonauts(data)
+    require_split(dataset, split_seed, split_digest)
+    model = ResponsePredictor.load(UPath(predictor), device)
+    part = load_test(dataset, Target.from_dict(target), split_seed)
     scores = evaluate_encoding(model.network, model.model.readout_layer, model.encoder, part, part.noise_ceiling)
     destination = UPath(place)
     with storage_errors(destination):

@@ -7,6 +7,7 @@ is taken up again as the very same Optuna trial: same number, same parameters.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -97,7 +98,7 @@ class Ledger:
                     study.enqueue_trial(first)
 
     def _study_name(self, key: StudyKey) -> str:
-        return f"{self.plan.name}/{key.name}"
+        return f"{self.plan.name}-{self.plan.sweep_id}/{key.name}"
 
     def _study(self, key: StudyKey) -> optuna.Study:
         if key not in self._studies:
@@ -220,6 +221,11 @@ def _milliseconds(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp() * 1000)
 
 
+def without_password(address: str) -> str:
+    """A database's address as it may be shown."""
+    return re.sub(r"://([^:@/]*):[^@/]*@", r"://\1:***@", address)
+
+
 def open_storage(ledger: str) -> BaseStorage:
     """Optuna's storage behind a journal file's path or a database URL.
 
@@ -237,4 +243,6 @@ def open_storage(ledger: str) -> BaseStorage:
     except Exception as error:
         if isinstance(error, StorageError):
             raise
-        raise StorageError(f"ledger {ledger} cannot be opened ({error}); check the address and the database") from error
+        raise StorageError(
+            f"ledger {without_password(ledger)} cannot be opened ({error}); check the address and the database"
+        ) from error

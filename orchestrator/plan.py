@@ -49,6 +49,8 @@ class SweepPlan:
     """
 
     name: str
+    sweep_id: str
+    """Tells two sweeps of one name apart, in a ledger or on a tracking server that they share."""
     data: str
     """Root of the data set: a folder or an ``s3://`` URI."""
     dataset: str
@@ -145,7 +147,7 @@ class SweepPlan:
 
     def differences(self, other: SweepPlan) -> list[str]:
         """Names of the fields that change trials and differ from ``other``; where it runs is no difference."""
-        elsewhere = {"profile", "version", "git_commit", "tracking_uri", "ledger"}
+        elsewhere = {"sweep_id", "profile", "version", "git_commit", "tracking_uri", "ledger"}
         names = [field.name for field in fields(self) if field.name not in elsewhere]
         return [name for name in names if _plain(getattr(self, name)) != _plain(getattr(other, name))]
 
@@ -157,8 +159,8 @@ def _plain(value: Any) -> Any:
 def default_grace_epochs(epochs: int) -> int:
     """A third of a trial's epochs.
 
-    Not less: tuning first costs accuracy and then gains it. On real responses, trials that ended above the untuned
-    network were still below it after a sixth of their epochs, those with a higher learning rate most of all.
+    Not less: tuning first costs accuracy and then gains it, the more of both the higher the learning rate is, so an
+    earlier rung would favour trials that hardly move.
     """
     return -(-epochs // 3)
 

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from orchestrator.plan import SweepPlan
 from trainables.data.algonauts import open_algonauts
 from trainables.data.files import default_cache_dir
-from trainables.data.responses import load_target
+from trainables.data.responses import load_target, require_split
 from trainables.data.stimuli import decode_stimuli
 from trainables.errors import WeightsError
 from trainables.models.weights import PretrainedWeights, load_weights
@@ -50,6 +50,7 @@ def prepare_data(plan: SweepPlan, console: Console, quiet: bool) -> None:
         StorageError: the cache cannot be written.
     """
     dataset = open_algonauts(plan.data)
+    require_split(dataset, plan.split_seed, plan.split_digest)
     names = sorted({name for target in plan.targets for name in target.subjects})
     columns = (
         TextColumn("reading {task.description}"),

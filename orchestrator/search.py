@@ -14,6 +14,9 @@ from orchestrator.ledger import Ledger, OpenTrial
 from orchestrator.plan import StudyKey
 from trainables.errors import CortexSweepError, StorageError
 
+DEATHS_IN_A_ROW = 3
+"""So many trials whose workers died are the machine's fault, not theirs: the sweep stops instead of using them up."""
+
 
 class StudySearch(Searcher):
     """Hands out trials of all studies, those of the least served study first.
@@ -35,6 +38,7 @@ class StudySearch(Searcher):
         self._pruned: set[str] = set()
         self.failure: CortexSweepError | None = None
         """What stopped the sweep: nothing more is handed out, trials in hand end, a resume goes on."""
+        self._deaths = 0
         self._job = job
         self._on_finished = on_finished
         self._again = ledger.interrupted()
@@ -99,6 +103,13 @@ class StudySearch(Searcher):
         details = json.loads(result.get("details", "{}"))
         if result.get("halt"):
             self.failure = self.failure or StorageError(str(result["halt"]))
+            return False
+        self._deaths = self._deaths + 1 if error else 0
+        if self._deaths >= DEATHS_IN_A_ROW:
+            self.failure = self.failure or StorageError(
+                f"the workers of {self._deaths} trials in a row died at every attempt, the last one {open_trial.uid}; "
+                "look at the memory and at Ray's logs (/tmp/ray/session_latest/logs), then resume"
+            )
             return False
         if error:
             self.ledger.finish(open_trial, "failed", None, details, "its worker group died at every attempt")

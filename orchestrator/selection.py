@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from upath import UPath
 
-from cluster.profiles import choose_profile
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import StudyKey
 from orchestrator.storage import SweepStorage, read_json, write_json
-from orchestrator.tasks import run_tasks
+from orchestrator.tasks import TaskRunner
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.registry import Registry
-from orchestrator.tuning import ray_running
-from trainables.data.files import default_cache_dir
 from trainables.errors import StorageError
 from trainables.target import Target
 
@@ -86,7 +81,7 @@ def choose(ledger: Ledger) -> list[Selected]:
     return chosen
 
 
-def select(name: str, storage_uri: str, address: str | None, console: Console, quiet: bool) -> list[dict[str, Any]]:
+def select(name: str, storage_uri: str, tasks: TaskRunner) -> list[dict[str, Any]]:
     """Choose, fit the encoding model of each winner, and register it.
 
     Raises:
@@ -97,20 +92,20 @@ def select(name: str, storage_uri: str, address: str | None, console: Console, q
     registry = Registry(Projection(ledger, storage.artifacts_uri))
     todo = [selected for selected in chosen if not registry.holds(selected.key, selected.trial)]
     if todo:
-        _build_predictors(storage, ledger, todo, address, console, quiet)
+        _build_predictors(storage, ledger, todo, tasks)
         for selected in todo:
             registry.register(selected.key, asdict(selected), storage.model_dir(selected.key.target, selected.method))
-            if not quiet:
-                console.print(
+            if not tasks.quiet:
+                tasks.console.print(
                     f"registered {registry.model_name(selected.key.target)}: {selected.method} ({selected.trial})",
                     soft_wrap=True,
                 )
     for selected in chosen:
         registry.point(selected.key, selected.trial, selected.champion)
     write_json(storage.selection_file, [asdict(selected) for selected in chosen])
-    if not quiet:
+    if not tasks.quiet:
         champions = sum(selected.champion for selected in chosen)
-        console.print(
+        tasks.console.print(
             f"{len(chosen)} models selected by validation score, {champions} with the alias `champion`.",
             soft_wrap=True,
         )
@@ -128,14 +123,7 @@ def read_selection(storage: SweepStorage) -> list[Selected]:
     return [Selected(**entry) for entry in read_json(storage.selection_file)]
 
 
-def _build_predictors(
-    storage: SweepStorage,
-    ledger: Ledger,
-    todo: list[Selected],
-    address: str | None,
-    console: Console,
-    quiet: bool,
-) -> None:
+def _build_predictors(storage: SweepStorage, ledger: Ledger, todo: list[Selected], tasks: TaskRunner) -> None:
     plan = ledger.plan
     jobs = [
         {
@@ -144,34 +132,33 @@ def _build_predictors(
             "readout_layer": selected.readout_layer,
             "split_seed": plan.split_seed,
             "weights": str(storage.weights_file),
-            "tuned": _weights_of(ledger, selected),
+            "tuned": _weights_of(storage, ledger, selected),
+            "split_digest": plan.split_digest,
             "place": str(storage.model_dir(selected.key.target, selected.method)),
             "provenance": {
                 **asdict(selected),
                 "dataset": plan.dataset,
                 "protocol": plan.protocol,
-                "weights": plan.weights_source,
+                "weights": {"source": plan.weights_source, "digest": plan.weights_digest},
+                "sweep": plan.name,
+                "git_commit": plan.git_commit,
             },
-            "cache_dir": str(default_cache_dir()),
         }
         for selected in todo
     ]
-    with ray_running(address) as resources:
-        profile = choose_profile(plan.profile, resources)
-        for _ in run_tasks(build_predictor, jobs, profile, console, "fitting encoding models", quiet):
-            pass
+    for _ in tasks.run(build_predictor, jobs, "fitting encoding models"):
+        pass
 
 
-def _weights_of(ledger: Ledger, selected: Selected) -> str | None:
+def _weights_of(storage: SweepStorage, ledger: Ledger, selected: Selected) -> str | None:
     if selected.method == "untuned":
         return None
     record = next(r for r in ledger.study_records(selected.key) if r.number == selected.number)
-    weights = record.details.get("weights")
-    if not weights:
+    if not record.details.get("weights"):
         raise StorageError(
             f"the weights of {selected.trial} were not kept; run the sweep again with a larger --keep-weights"
         )
-    return str(weights)
+    return str(storage.trial_dir(selected.key.target, selected.method, selected.number))
 
 
 def build_predictor(
@@ -179,20 +166,23 @@ def build_predictor(
     target: dict[str, Any],
     readout_layer: str,
     split_seed: int,
+    split_digest: str,
     weights: str,
     tuned: str | None,
     place: str,
     provenance: dict[str, Any],
-    cache_dir: str,
+    device: str,
 ) -> None:
     """Fit the encoding model of one selected network to the training stimuli and save both at ``place``.
 
     The body of a Ray task: it imports the science where it runs.
+
+    Raises:
+        DataError: the data set is not the one that the sweep ran on.
     """
     from trainables.data.algonauts import open_algonauts
-    from trainables.data.responses import load_target
+    from trainables.data.responses import load_target, require_split
     from trainables.evaluations.encoding import fit_encoder
-    from trainables.models.hardware import choose_device
     from trainables.models.tuned_model import TunedModel
     from trainables.models.weights import load_weights
     from trainables.predictor import ResponsePredictor
@@ -210,7 +200,8 @@ def build_predictor(
         model.state,
         provenance={**model.provenance, **provenance},
     )
-    parts = load_target(open_algonauts(data), Target.from_dict(target), split_seed, Path(cache_dir))
-    network = model.build().to(choose_device("auto"))
-    encoder = fit_encoder(network, readout_layer, parts.train)
-    ResponsePredictor(model, encoder).save(UPath(place))
+    dataset = open_algonauts(data)
+    require_split(dataset, split_seed, split_digest)
+    parts = load_target(dataset, Target.from_dict(target), split_seed)
+    encoder = fit_encoder(model.build().to(device), readout_layer, parts.train)
+    ResponsePredictor(model, encoder, device).save(UPath(place))

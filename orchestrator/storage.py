@@ -180,7 +180,15 @@ class SweepStorage:
 
 def resolved(storage: str) -> UPath:
     """``storage`` as an absolute path or URI."""
-    path = UPath(storage)
+    try:
+        path = UPath(storage)
+        path.exists()
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"--storage is {storage!r} ({error}); expected a folder or an s3:// address") from error
+    except OSError as error:
+        raise StorageError(
+            f"--storage {storage} cannot be reached ({error}); check the address and its credentials"
+        ) from error
     return UPath(Path(storage).expanduser().resolve()) if path.protocol in ("", "file", "local") else path
 
 

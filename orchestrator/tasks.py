@@ -3,41 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cluster.profiles import Profile
+from cluster.profiles import Profile, choose_profile
+from orchestrator.tuning import ray_running
 from trainables.errors import CortexSweepError, StorageError
 
 
-def run_tasks(
-    function: Callable[..., Any],
-    jobs: Sequence[dict[str, Any]],
-    profile: Profile,
-    console: Console,
-    title: str,
-    quiet: bool,
-) -> Iterator[tuple[int, Any]]:
-    """Call ``function(**job)`` for every job; yields (index of the job, result) as they end.
+@dataclass(frozen=True)
+class TaskRunner:
+    """Where tasks run and who watches."""
 
-    Raises:
-        CortexSweepError: a job's own error, or a worker that died at every attempt.
-    """
+    console: Console
+    quiet: bool = False
+    address: str | None = None
+    """Ray cluster to join; None starts Ray on this machine."""
+    profile: str = "auto"
+    """How resources become places for tasks."""
+
+    def run(
+        self, function: Callable[..., Any], jobs: Sequence[dict[str, Any]], title: str
+    ) -> Iterator[tuple[int, Any]]:
+        """Call ``function(device=..., **job)`` for every job; yields (index of the job, result) as they end.
+
+        Raises:
+            ConfigError: not one task fits on the machine.
+            CortexSweepError: a job's own error, or a worker that died at every attempt.
+        """
+        with ray_running(self.address) as resources:
+            profile = choose_profile(self.profile, resources)
+            profile.slots(resources)  # raises where a task would wait for ever
+            yield from self._collect(_submitted(function, jobs, profile), title)
+
+    def _collect(self, pending: dict[Any, int], title: str) -> Iterator[tuple[int, Any]]:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        hidden = self.quiet or not self.console.is_terminal
+        with Progress(*columns, console=self.console, disable=hidden, transient=True) as bars:
+            bar = bars.add_task(title, total=len(pending))
+            while pending:
+                (done,), _ = ray.wait(list(pending), num_returns=1)
+                index = pending.pop(done)
+                yield index, _result(done, title)
+                bars.advance(bar)
+
+
+def _submitted(function: Callable[..., Any], jobs: Sequence[dict[str, Any]], profile: Profile) -> dict[Any, int]:
     remote = ray.remote(function).options(
         num_cpus=profile.cpus_per_worker, num_gpus=profile.gpus_per_worker, max_retries=2
     )
-    pending = {remote.remote(**job): index for index, job in enumerate(jobs)}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bars:
-        bar = bars.add_task(title, total=len(jobs))
-        while pending:
-            (done,), _ = ray.wait(list(pending), num_returns=1)
-            index = pending.pop(done)
-            yield index, _result(done, title)
-            bars.advance(bar)
+    device = "cuda" if profile.gpus_per_worker else "cpu"
+    return {remote.remote(device=device, **job): index for index, job in enumerate(jobs)}
 
 
 def _result(done: Any, title: str) -> Any:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import joblib
 import ray
 from ray import tune
 from ray.tune import TuneError
@@ -21,7 +22,7 @@ from orchestrator.pruning import StudyPruning
 from orchestrator.search import StudySearch
 from orchestrator.slot import Slot
 from orchestrator.storage import SweepStorage, storage_errors
-from trainables.data.files import default_cache_dir
+from trainables.errors import ConfigError
 from trainables.tuning.worker import Workspace
 
 SLOT_ATTEMPTS = 2
@@ -42,7 +43,7 @@ def slot_settings(storage: SweepStorage, ledger: Ledger, profile: Profile) -> di
     workspace = Workspace(
         data=ledger.plan.data,
         weights=str(storage.weights_file),
-        cache_dir=str(default_cache_dir()),
+        cache_dir=None,
         split_seed=ledger.plan.split_seed,
         threads=profile.cpus_per_worker,
         gpu_memory_fraction=profile.gpus_per_worker,
@@ -146,9 +147,14 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
     os.environ.update(TUNE_SETTINGS)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address:
-        ray.init(address=address, **quiet)
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"no Ray cluster answers at --address {address} ({error}); start one, or leave it out"
+            ) from error
     else:
-        cores = cpus or os.cpu_count() or 1
+        cores = cpus or joblib.cpu_count()  # those that affinity and container limits leave
         # A slot is four processes that start at once; Ray's default lets one a core start at a time, and warns.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(8 + 2 * cores))
         # One logical core more than there are, for the coordinators, which only wait.

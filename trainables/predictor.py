@@ -78,13 +78,13 @@ class ResponsePredictor:
         cut.save(directory / "model")
 
     @classmethod
-    def load(cls, directory: Path | UPath) -> ResponsePredictor:
+    def load(cls, directory: Path | UPath, device: str = "auto") -> ResponsePredictor:
         """Inverse of `save`.
 
         Raises:
             WeightsError: files that are missing or damaged.
         """
-        return cls(TunedModel.load(directory / "model"), RidgeEncoder.load(directory / "encoder"))
+        return cls(TunedModel.load(directory / "model"), RidgeEncoder.load(directory / "encoder"), device)
 
 
 def _load_pyfunc(data_path: str) -> ResponsePredictor:

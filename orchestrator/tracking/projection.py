@@ -17,6 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import StudyKey, SweepPlan
 from orchestrator.tracking.client import connect, tracking_errors
+from trainables.errors import StorageError
 
 METRICS_A_BATCH = 1000
 RUN_STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "running": "RUNNING"}
@@ -32,6 +33,7 @@ def sweep_tags(plan: SweepPlan) -> dict[str, str]:
     """What holds for every result of a sweep."""
     tags = {
         "sweep.name": plan.name,
+        "sweep.id": plan.sweep_id,
         "dataset": plan.dataset,
         "protocol": plan.protocol,
         "split.digest": plan.split_digest,
@@ -72,6 +74,11 @@ class Projection:
         self.client: MlflowClient = connect(self.plan.tracking_uri)
         with tracking_errors(self.plan.tracking_uri):
             experiment = self.client.get_experiment_by_name(self.plan.name)
+            if experiment and experiment.tags.get("sweep.id") != self.plan.sweep_id:
+                raise StorageError(
+                    f"MLflow at {self.plan.tracking_uri} holds another sweep's experiment {self.plan.name!r}; choose "
+                    "another --name, or delete that experiment there for good (mlflow gc)"
+                )
             self.experiment_id: str = (
                 experiment.experiment_id
                 if experiment

@@ -51,7 +51,7 @@ class Registry:
     def _version(self, key: StudyKey, trial: str) -> str | None:
         with tracking_errors(self.plan.tracking_uri):
             versions = self.client.search_model_versions(f"name='{self.model_name(key.target)}'")
-        wanted = {"sweep.trial": trial, "sweep.name": self.plan.name}
+        wanted = {"sweep.trial": trial, "sweep.id": self.plan.sweep_id}
         for version in versions:
             if wanted.items() <= version.tags.items() and version.status == "READY":
                 return str(version.version)

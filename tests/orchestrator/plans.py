@@ -23,6 +23,7 @@ def small_plan(folder: Path, **changes: Any) -> SweepPlan:
     """Two targets, one tuned method, 9 epochs: rungs after epochs 1 and 3."""
     values: dict[str, Any] = {
         "name": "small",
+        "sweep_id": "0a1b2c3d",
         "data": "/data/demo",
         "dataset": "demo",
         "protocol": "nested",

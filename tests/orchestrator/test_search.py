@@ -98,9 +98,8 @@ def test_interrupted_trials_come_before_new_ones(plan: SweepPlan) -> None:
     hand = Hand(plan)
     assert hand.search.left == 3
     assert hand.uids(2) == interrupted
-    assert not hand.search.exhausted
-    assert hand.uids(1) == ["subj02/rh/EBA/contrastive/00001"]
-    assert hand.search.exhausted
+    states = [hand.search.exhausted, hand.uids(1), hand.search.exhausted]
+    assert states == [False, ["subj02/rh/EBA/contrastive/00001"], True]
     assert hand.next()[1] == Searcher.FINISHED
 
 

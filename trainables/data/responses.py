@@ -55,6 +55,26 @@ class TargetData:
         return self.val.noise_ceiling
 
 
+def split_digest(dataset: AlgonautsDataset, seed: int = 0) -> str:
+    """Digest of the nested split over the whole data set, as every result carries it."""
+    all_ids = np.concatenate([member.stimulus_ids for member in dataset.subjects.values()])
+    return nested_digest(all_ids.tolist(), seed)
+
+
+def require_split(dataset: AlgonautsDataset, seed: int, digest: str) -> None:
+    """Refuse a data set whose stimuli are not those that ``digest`` was made of.
+
+    Raises:
+        DataError: stimuli were added or removed since.
+    """
+    found = split_digest(dataset, seed)
+    if found != digest:
+        raise DataError(
+            f"the stimuli in {dataset.root} have the split digest {found}, the sweep was made with {digest}; bring the "
+            "data set back to what it was, or start a new sweep"
+        )
+
+
 def load_target(
     dataset: AlgonautsDataset,
     target: Target,
@@ -80,14 +100,13 @@ def load_target(
     subject = _single_subject(dataset, target)
     split = nested_split(subject.stimulus_ids, split_seed)
     stimuli = decode_stimuli(subject.image_paths, cache_dir or default_cache_dir(), progress=progress)
-    all_ids = np.concatenate([member.stimulus_ids for member in dataset.subjects.values()])
     train = _partition(subject, target, stimuli, split.train)
     _refuse(np.ptp(train.responses, axis=0) == 0, "the same for all training stimuli", subject, target)
     return TargetData(
         target=target,
         train=train,
         val=_partition(subject, target, stimuli, split.val),
-        digest=nested_digest(all_ids.tolist(), split_seed),
+        digest=split_digest(dataset, split_seed),
     )
 
 

@@ -43,13 +43,13 @@ class Workspace:
     """Root of the data set."""
     weights: str
     """Pretrained weights that trials start from."""
-    cache_dir: str
-    """Folder on the worker's node for decoded stimuli."""
+    cache_dir: str | None
+    """Folder on the worker's node for decoded stimuli; None for that node's default."""
     split_seed: int
     threads: int
     """CPU threads of one worker."""
     gpu_memory_fraction: float
-    """Share of the device's memory that one worker may take; 0 where there is no GPU."""
+    """Share of the device's memory that one worker may take; 0 where it has none and computes on the CPU."""
 
 
 class Bench:
@@ -58,10 +58,11 @@ class Bench:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         torch.set_num_threads(workspace.threads)
+        # A worker without a share of a GPU may still see one: Ray hides devices only from those that ask for some.
         self.device = (
-            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+            torch.device("cuda", torch.cuda.current_device()) if workspace.gpu_memory_fraction else torch.device("cpu")
         )
-        if self.device.type == "cuda" and workspace.gpu_memory_fraction:
+        if self.device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(workspace.gpu_memory_fraction)
         self.stimuli = StimulusCache()
         self.target_data = lru_cache(maxsize=TARGETS_KEPT)(self._load_target)
@@ -77,7 +78,7 @@ class Bench:
         return load_weights(self.workspace.weights)
 
     def _load_target(self, target: Target) -> TargetData:
-        cache = Path(self.workspace.cache_dir)
+        cache = Path(self.workspace.cache_dir) if self.workspace.cache_dir else None
         return load_target(self.dataset, target, split_seed=self.workspace.split_seed, cache_dir=cache)
 
     def start(self, config: TrialConfig) -> TrialRun:
@@ -182,7 +183,7 @@ def serve_trials(channel: dict[str, Any]) -> None:
             answer = {
                 "failed": f"{type(error).__name__}: {error}",
                 "done": True,
-                "traceback": traceback.format_exc(),
+                "details": json.dumps({"traceback": traceback.format_exc()}),
             }
         if answer.get("failed") and torch.cuda.is_available():
             torch.cuda.empty_cache()

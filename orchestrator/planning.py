@@ -1,0 +1,173 @@
+"""From the options of ``sweep.py run`` to the plan of a sweep."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from orchestrator.plan import SkippedRoi, SweepPlan, default_grace_epochs, parse_list
+from orchestrator.storage import SweepStorage
+from search_spaces import budget_named
+from trainables.data.algonauts import AlgonautsDataset
+from trainables.data.responses import split_digest
+from trainables.data.targets import TargetPlan, parse_subjects, plan_targets
+from trainables.errors import ConfigError
+from trainables.models.weights import PretrainedWeights
+from trainables.target import HEMISPHERES
+
+SPLIT_SEED = 0
+REDUCTION_FACTOR = 3
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """The options of ``sweep.py run``; None leaves the choice to the budget or the data."""
+
+    data: str
+    name: str
+    storage: str
+    subjects: str = "all"
+    hemispheres: str = "lh,rh"
+    rois: str | None = None
+    methods: str = "contrastive,regression,untuned"
+    space: str = "early_visual"
+    trials: int | None = None
+    epochs: int | None = None
+    grace_epochs: int | None = None
+    batch_size: int | None = None
+    weights: str | None = None
+    backbone: str = "alexnet"
+    cutoffs: str | None = None
+    keep_weights: int = 1
+    tracking_uri: str | None = None
+    ledger: str | None = None
+    profile: str = "auto"
+    seed: int = 0
+    min_voxels: int = 20
+    address: str | None = None
+
+
+def make_plan(
+    options: SweepOptions, storage: SweepStorage, dataset: AlgonautsDataset, weights: PretrainedWeights
+) -> SweepPlan:
+    """What ``options`` mean for this data set and these weights.
+
+    Raises:
+        ConfigError, DataError: an option or a part of the data set does not fit.
+    """
+    if not storage.is_local and not (options.ledger and options.tracking_uri):
+        raise ConfigError(
+            f"--storage {options.storage} is remote; give --ledger postgresql://… and --tracking-uri http://… as well: "
+            "both have to be reached from wherever the sweep is resumed"
+        )
+    budget = budget_named(options.space)
+    chosen = _choose_targets(options, dataset)
+    epochs = budget.epochs if options.epochs is None else options.epochs
+    return SweepPlan(
+        name=options.name,
+        sweep_id=uuid.uuid4().hex[:8],
+        data=str(dataset.root),
+        dataset=dataset.name,
+        protocol="nested",
+        split_seed=SPLIT_SEED,
+        split_digest=split_digest(dataset, SPLIT_SEED),
+        targets=tuple(chosen.targets),
+        skipped=tuple(SkippedRoi(skip.target.name, skip.n_voxels, skip.reason) for skip in chosen.skipped),
+        roi_groups={target.roi: dataset.group_of(target.roi) for target in chosen.targets},
+        methods=tuple(parse_list(options.methods)),
+        space=options.space,
+        trials=budget.trials if options.trials is None else options.trials,
+        epochs=epochs,
+        batch_size=budget.batch_size if options.batch_size is None else options.batch_size,
+        reduction_factor=REDUCTION_FACTOR,
+        grace_epochs=default_grace_epochs(epochs) if options.grace_epochs is None else options.grace_epochs,
+        backbone=options.backbone,
+        weights_source=weights.source,
+        weights_digest=weights.digest,
+        weights_fallback=options.weights is None and weights.source == "random",
+        cutoffs=choose_cutoffs(options.cutoffs, budget.deepest_cutoff, weights),
+        keep_weights=options.keep_weights,
+        tracking_uri=options.tracking_uri or storage.default_tracking_uri,
+        ledger=options.ledger or str(storage.journal_file),
+        profile=options.profile,
+        seed=options.seed,
+        version=version("cortex-sweep"),
+        git_commit=git_commit(),
+    )
+
+
+def choose_cutoffs(asked: str | None, deepest: str, weights: PretrainedWeights) -> tuple[str, ...]:
+    """Layer cutoffs to explore, from shallow to deep.
+
+    Raises:
+        ConfigError: a cutoff that the weights do not reach.
+    """
+    if asked is not None:
+        words = parse_list(asked)
+        unknown = [word for word in words if word not in weights.cutoffs]
+        if unknown or not words:
+            raise ConfigError(
+                f"--cutoffs holds {(unknown or ['nothing'])[0]!r}; weights {weights.source} allow "
+                f"{', '.join(weights.cutoffs)}"
+            )
+        return tuple(cutoff for cutoff in weights.cutoffs if cutoff in words)
+    cutoffs = weights.cutoffs
+    if deepest in cutoffs:
+        cutoffs = cutoffs[: cutoffs.index(deepest) + 1]
+    # The last readout layer and `output` both name the whole network: one of them is enough.
+    return (*cutoffs[:-2], cutoffs[-1]) if cutoffs[-1] == "output" else cutoffs
+
+
+def _choose_targets(options: SweepOptions, dataset: AlgonautsDataset) -> TargetPlan:
+    hemispheres = parse_list(options.hemispheres)
+    unknown = [hemisphere for hemisphere in hemispheres if hemisphere not in HEMISPHERES]
+    if unknown or not hemispheres:
+        raise ConfigError(f"--hemispheres is {options.hemispheres!r}; expected lh, rh or lh,rh")
+    words = parse_list(options.rois) if options.rois is not None else budget_named(options.space).rois
+    rois = list(dict.fromkeys(roi for word in words for roi in dataset.rois_of(word)))
+    subjects = parse_subjects(options.subjects, dataset)
+    chosen = plan_targets(dataset, subjects, hemispheres, rois, min_voxels=options.min_voxels)
+    if not chosen.targets:
+        sizes = ", ".join(f"{skip.target.name}: {skip.n_voxels}" for skip in chosen.skipped[:3]) or "no ROI was named"
+        raise ConfigError(
+            f"no ROI of --rois {options.rois or options.space!r} has the {options.min_voxels} voxels it takes "
+            f"({sizes}); `sweep.py data check` lists what there is"
+        )
+    return chosen
+
+
+def refuse_changes(existing: SweepPlan, plan: SweepPlan, options: SweepOptions) -> None:
+    """Let nobody believe that a sweep goes on with other settings than it was made with.
+
+    Raises:
+        ConfigError: a field that changes trials, or where they are kept, differs.
+    """
+    changed = existing.differences(plan)
+    changed += [
+        field for field in ("ledger", "tracking_uri") if getattr(options, field) not in (None, getattr(existing, field))
+    ]
+    if changed:
+        before, now = (str(getattr(each, changed[0])) for each in (existing, plan))
+        values = f" ({shortened(now)} instead of {shortened(before)})"
+        raise ConfigError(
+            f"sweep {plan.name!r} exists with another {changed[0]}{values}; `sweep.py resume {plan.name}` goes on "
+            "with it as it was made, another --name starts a new one"
+        )
+
+
+def shortened(text: str, width: int = 60) -> str:
+    """``text``, cut to ``width`` characters."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def git_commit() -> str:
+    """Commit of this program's own checkout, or ``unknown`` where it was installed without one."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,122 @@
+"""MLflow goes away and comes back: a real server, ended and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator.plan import SweepPlan
+from orchestrator.tracking import projector as room
+from orchestrator.tracking.projection import Projection
+from orchestrator.tracking.projector import Projector
+from tests.orchestrator.plans import V1_CONTRASTIVE, complete, open_ledger, small_plan
+
+pytestmark = pytest.mark.timeout(280)
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def server(database: str, port: int) -> Iterator[None]:
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--workers", "1"],
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except (urllib.error.URLError, OSError):
+                assert process.poll() is None, "the server ended"
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+
+
+def shown(database: str) -> dict[str, str]:
+    client = MlflowClient(database)
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    return {run.data.tags["sweep.trial"]: run.info.status for run in client.search_runs([experiment.experiment_id])}
+
+
+def wait_for(condition: object, what: str, timeout: float = 60) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {timeout} s"
+        time.sleep(0.1)
+
+
+def test_server_that_was_away_is_caught_up_with(tracked_plan: SweepPlan, tmp_path: Path, port: int) -> None:
+    database = tracked_plan.tracking_uri
+    plan = small_plan(tmp_path, trials=3, tracking_uri=f"http://127.0.0.1:{port}")
+    ledger = open_ledger(plan)
+    first, second, third = (f"{V1_CONTRASTIVE.name}/0000{number}" for number in range(3))
+    with server(database, port):
+        projector = Projector(Projection(ledger, "file:///nowhere"))
+        complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
+        wait_for(lambda: shown(database).get(first) == "FINISHED", "first run")
+    began = time.monotonic()
+    complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.2})  # a server that is away holds up no trial
+    assert time.monotonic() - began < 5
+    wait_for(lambda: projector.last_error is not None, "error")
+    with server(database, port):
+        wait_for(lambda: shown(database).get(second) == "FINISHED", "second run")
+        complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.3})
+        assert projector.close()
+    assert projector.last_error is None
+    assert shown(database) == dict.fromkeys([V1_CONTRASTIVE.name, first, second, third], "FINISHED")
+
+
+def test_end_of_a_sweep_does_not_wait_for_ever(
+    tracked_plan: SweepPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(room, "PATIENCE_AT_END_SECONDS", 3.0)
+    ledger = open_ledger(tracked_plan)
+    projector = Projector(Projection(ledger, "file:///nowhere"))
+    complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
+    (tmp_path / "mlflow.db").write_bytes(b"no database any more" * 500)
+    assert not projector.close()
+    assert projector.last_error is not None
+    assert not [thread for thread in threading.enumerate() if thread.name == "mlflow-projection"]
+
+
+def test_last_state_is_written_at_the_end(tracked_plan: SweepPlan) -> None:
+    ledger = open_ledger(tracked_plan)
+    projector = Projector(Projection(ledger, "file:///nowhere"))
+    complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
+    ledger.ask(V1_CONTRASTIVE)
+    assert projector.close()
+    assert shown(tracked_plan.tracking_uri) == {
+        V1_CONTRASTIVE.name: "KILLED",
+        f"{V1_CONTRASTIVE.name}/00000": "FINISHED",
+        f"{V1_CONTRASTIVE.name}/00001": "KILLED",
+    }

@@ -1,0 +1,107 @@
+"""Runs ``sweep.py`` as a user does, and ends what a test started and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def command_line(*words: str | Path) -> list[str]:
+    return [sys.executable, str(ROOT / "sweep.py"), *map(str, words)]
+
+
+def environment() -> dict[str, str]:
+    """The tests' environment without options for the sweep or for Ray."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SWEEP_", "RAY_"))}
+    return {**kept, "SWEEP_CACHE_DIR": os.environ["SWEEP_CACHE_DIR"]}
+
+
+def sweep(*words: str | Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end. Its output goes to files: a pipe stays open as long as one of Ray's processes."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        line = command_line(*words)
+        code = subprocess.run(line, cwd=ROOT, env=environment(), stdout=out, stderr=err, timeout=timeout).returncode
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(line, code, out.read(), err.read())
+
+
+class Driver:
+    """A command that runs in the background."""
+
+    def __init__(self, log: Path, *words: str | Path) -> None:
+        self.log = log
+        self._known: set[int] = set()
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                command_line(*words),
+                cwd=ROOT,
+                env=environment(),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def family(self) -> dict[int, str]:
+        """Command line by process id of everything that descends from the driver, itself left out."""
+        listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+        processes = [(int(pid), int(parent), rest) for pid, parent, rest in map(_three, listing.splitlines())]
+        family = {self.process.pid: ""}
+        while True:
+            more = {pid: rest for pid, parent, rest in processes if parent in family and pid not in family}
+            if not more:
+                break
+            family |= more
+        del family[self.process.pid]
+        self._known |= set(family)
+        return family
+
+    def workers(self) -> list[int]:
+        """Process ids of the Ray Train workers."""
+        return [pid for pid, title in self.family().items() if title.startswith("ray::") and "RayTrainWorker" in title]
+
+    def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = 240) -> None:
+        """Wait for ``condition`` while the driver lives."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert self.process.poll() is None, f"the driver ended before {what}: {self.log.read_text()}"
+            assert time.monotonic() < deadline, f"{timeout} s passed before {what}: {self.log.read_text()}"
+            time.sleep(0.1)
+
+    def wait(self, timeout: float = 280) -> int:
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """SIGKILL the driver, then what it leaves behind: a machine that goes down takes all with it."""
+        self.family()
+        self.process.kill()
+        self.process.wait(20)
+        for pid in self._known:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._known.clear()
+
+
+def _three(line: str) -> tuple[str, str, str]:
+    pid, parent, rest = (*line.split(None, 2), "")[:3]
+    return pid, parent, rest
+
+
+@contextmanager
+def driver(log: Path, *words: str | Path) -> Iterator[Driver]:
+    """A command in the background; if it still runs at the end it is killed."""
+    started = Driver(log, *words)
+    try:
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.kill()

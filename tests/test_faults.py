@@ -1,0 +1,140 @@
+"""Faults caused for real: a machine that goes down, a worker that dies, Ctrl-C, a batch system's SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from safetensors.torch import save_file
+
+from orchestrator.launch import open_sweep
+from orchestrator.ledger import Ledger, TrialRecord
+from tests.sweeps import Driver, driver, sweep
+from trainables.models.weights import load_weights
+
+pytestmark = pytest.mark.timeout(590)
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the convolutional layers."""
+    path = tmp_path_factory.mktemp("weights") / "conv.safetensors"
+    state = load_weights("random").state
+    save_file({name: tensor for name, tensor in state.items() if name.startswith("features.")}, path)
+    return path
+
+
+@pytest.fixture
+def command(demo_root: Path, weights_file: Path, tmp_path: Path) -> list[str]:
+    """Trials of a shallow network that take some seconds each."""
+    options = "--subjects=1 --hemispheres=lh --rois=V1v --cutoffs=features.2 --batch-size=16 --name=hurt"
+    return ["run", f"--data={demo_root}", f"--weights={weights_file}", f"--storage={tmp_path}", *options.split()]
+
+
+class Sweep:
+    """What a bystander can read of a sweep while it runs."""
+
+    def __init__(self, storage: Path) -> None:
+        self.storage = storage
+
+    @property
+    def ledger(self) -> Ledger:
+        return open_sweep("hurt", str(self.storage))[1]
+
+    def records(self) -> dict[str, TrialRecord]:
+        if not (self.storage / "hurt/ledger.journal").exists():
+            return {}
+        ledger = self.ledger
+        return {record.uid: record for key in ledger.plan.studies for record in ledger.study_records(key)}
+
+    def midway(self) -> list[TrialRecord]:
+        """Trials that run and have a score already."""
+        return [record for record in self.records().values() if record.state == "running" and record.scores]
+
+    def ended(self) -> dict[str, TrialRecord]:
+        return {uid: record for uid, record in self.records().items() if record.state != "running"}
+
+    def resume(self, log: str) -> tuple[Path, str, str, str]:
+        return self.storage / log, "resume", "hurt", f"--storage={self.storage}"
+
+    def statuses(self) -> dict[str, str]:
+        """Status of every trial's run in MLflow."""
+        client = MlflowClient(f"sqlite:///{self.storage / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("hurt")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id], filter_string="tags.kind = 'trial'")
+        assert len({run.data.tags["sweep.trial"] for run in runs}) == len(runs)
+        return {run.data.tags["sweep.trial"]: run.info.status for run in runs}
+
+
+def assert_whole(sweep_of: Sweep) -> None:
+    """Every trial of the plan ended well, once, and MLflow says so."""
+    ledger = sweep_of.ledger
+    assert ledger.trials_left() == 0
+    for key, budget in ledger.plan.studies.items():
+        records = ledger.study_records(key)
+        assert [record.number for record in records] == list(range(budget))
+        assert {record.state for record in records} <= {"complete", "pruned"}, [record.error for record in records]
+        (best,) = ledger.best(key)
+        folder = sweep_of.storage / "hurt/trials/subj01-lh-V1v" / key.method
+        assert [place.name for place in folder.iterdir()] == [f"{best.number:05d}"]
+    assert sweep_of.statuses() == dict.fromkeys(sweep_of.records(), "FINISHED")
+
+
+def test_sweep_survives_the_death_of_its_machine_and_of_a_worker(command: list[str], tmp_path: Path) -> None:
+    hurt = Sweep(tmp_path)
+    options = ["--methods=untuned,contrastive", "--trials=3", "--epochs=27"]
+    with driver(tmp_path / "run.log", *command, *options) as run:
+        run.wait_until(lambda: bool(hurt.ended() and hurt.midway()), "a trial had ended and one was midway")
+        second = sweep("resume", "hurt", "--storage", tmp_path)
+        assert second.returncode == 1
+        assert "another process is running this sweep" in second.stderr
+        assert run.process.poll() is None, run.log.read_text()
+        run.kill()
+    ended = hurt.ended()
+    interrupted = {uid: record for uid, record in hurt.records().items() if record.state == "running"}
+    assert ended
+    with driver(*hurt.resume("resume.log")) as resumed:
+        resumed.wait_until(lambda: bool(hurt.midway() and resumed.workers()), "a trial was midway again")
+        os.kill(resumed.workers()[0], signal.SIGKILL)
+        assert resumed.wait() == 0, resumed.log.read_text()
+    after = hurt.records()
+    assert {uid: after[uid] for uid in ended} == ended, "a finished trial ran again"
+    for uid, record in interrupted.items():
+        assert (after[uid].config, after[uid].started_ms) == (record.config, record.started_ms)
+    assert_whole(hurt)
+
+
+def interrupt(run: Driver, hurt: Sweep, number: signal.Signals) -> None:
+    """Send what a terminal or a batch system sends when the last trial is midway."""
+    former = {record.uid: len(record.scores) for record in hurt.midway()}
+    run.wait_until(lambda: bool(run.workers() and hurt.midway()), "the trial was midway")
+    if former:  # its scores are those of the former run: wait for a line of the new one
+        run.wait_until(lambda: "trials to run" in run.log.read_text(), "trials were started")
+    os.killpg(run.process.pid, number)
+    code = run.wait(120)
+    said = run.log.read_text()
+    assert code == 130, said
+    assert f"python sweep.py resume hurt --storage {hurt.storage}" in said.replace("--storage=", "--storage ")
+    assert "Traceback" not in said
+    (record,) = hurt.records().values()
+    assert (record.state, record.number) == ("running", 0)
+    assert hurt.statuses() == {record.uid: "KILLED"}
+
+
+def test_interrupted_sweep_says_how_to_go_on_and_does(command: list[str], tmp_path: Path) -> None:
+    hurt = Sweep(tmp_path)
+    with driver(tmp_path / "run.log", *command, "--methods=contrastive", "--trials=1", "--epochs=30") as run:
+        interrupt(run, hurt, signal.SIGINT)
+    (before,) = hurt.records().values()
+    with driver(*hurt.resume("again.log")) as run:
+        interrupt(run, hurt, signal.SIGTERM)
+    with driver(*hurt.resume("last.log")) as run:
+        assert run.wait() == 0, run.log.read_text()
+    (after,) = hurt.records().values()
+    assert (after.config, after.started_ms) == (before.config, before.started_ms)
+    assert before.scores.items() <= after.scores.items()
+    assert_whole(hurt)
