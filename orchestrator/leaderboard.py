@@ -105,16 +105,19 @@ def as_json(rows: list[Row]) -> list[dict[str, Any]]:
 def leaderboard_table(rows: list[Row], width: int) -> Table:
     """The table for a terminal of ``width`` columns; a narrow one leaves out what can be looked up elsewhere."""
     wide = width >= 110
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    tested = any(row.test_r is not None for row in rows)
+    narrow = width < 96
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0) if narrow else (0, 1))
     table.add_column("target", no_wrap=True)
     table.add_column("method", no_wrap=True)
-    tested = any(row.test_r is not None for row in rows)
     for heading in ("val r", "gain", *(("test r",) if tested else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("readout", no_wrap=True)
     table.add_column("cutoff", no_wrap=True)
     table.add_column("temp.", justify="right", no_wrap=True)
-    table.add_column("lr", justify="right", no_wrap=True)
+    show_rate = not (narrow and tested)
+    if show_rate:
+        table.add_column("lr", justify="right", no_wrap=True)
     if wide:
         table.add_column("epoch", justify="right")
         table.add_column("trials", justify="right")
@@ -126,7 +129,7 @@ def leaderboard_table(rows: list[Row], width: int) -> Table:
         cells = [row.target, row.method, _number(row.val_r, ".3f"), _number(gain, "+.3f")]
         cells += [_number(row.test_r, ".3f")] if tested else []
         cells += [row.readout_layer or "–", row.layer_cutoff or "–", _number(row.temperature, ".2g")]
-        cells += [_number(row.learning_rate, ".1e")]
+        cells += [_number(row.learning_rate, ".1e")] if show_rate else []
         if wide:
             cells += [
                 _number(row.epoch, "d"),

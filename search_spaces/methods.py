@@ -1,7 +1,7 @@
 """The ranges that each method explores: functions of an Optuna trial that return fields of a `TrialConfig`.
 
-Ranges surround the published recipe (temperature 0.3, whole network, learning rate 1e-4; arXiv 2410.06067), which
-is also every study's first trial, so that a search never ends below it on validation stimuli.
+Ranges surround the published recipe (temperature 0.3, whole network, learning rate 1e-4; arXiv 2410.06067), whose point
+is every study's first trial. All tuned methods get the same number of epochs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def regression(trial: optuna.trial.BaseTrial, cutoffs: Sequence[str]) -> dict[st
 
 
 def untuned(trial: optuna.trial.BaseTrial, cutoffs: Sequence[str]) -> dict[str, Any]:
-    """Nothing to explore: the pretrained network, read out at every layer that the weights hold."""
+    """Nothing to explore: the pretrained network, read out at every layer up to the deepest cutoff of the sweep."""
     return {"layer_cutoff": cutoffs[-1], "epochs": 0}
 
 
