@@ -47,7 +47,11 @@ def asked(ledger: Ledger, count: int) -> list[OpenTrial]:
 
 def raw_trials(plan: SweepPlan, study: str) -> list[optuna.trial.FrozenTrial]:
     """The trials as Optuna itself has them."""
-    return optuna.load_study(storage=open_storage(plan.ledger), study_name=f"{plan.name}-{plan.sweep_id}/{study}").trials
+    return optuna.load_study(storage=open_storage(plan.ledger), study_name=study_name(plan, study)).trials
+
+
+def study_name(plan: SweepPlan, study: str) -> str:
+    return f"{plan.name}-{plan.sweep_id}/{study}"
 
 
 def test_first_trial_is_the_published_recipe(tmp_path: Path) -> None:
@@ -107,7 +111,7 @@ def test_trial_that_died_before_its_parameters_were_drawn_gets_the_same_ones(tmp
     whole = asked(open_ledger(small_plan(tmp_path / "whole")), number + 1)[number]
     plan = small_plan(tmp_path)
     asked(open_ledger(plan), number)
-    study = optuna.load_study(storage=open_storage(plan.ledger), study_name=f"{plan.name}-{plan.sweep_id}/{V1_CONTRASTIVE.name}")
+    study = optuna.load_study(storage=open_storage(plan.ledger), study_name=study_name(plan, V1_CONTRASTIVE.name))
     assert study.ask().number == number  # the driver dies here
     (again,) = open_ledger(plan).interrupted()
     assert again.trial.number == number
@@ -116,7 +120,7 @@ def test_trial_that_died_before_its_parameters_were_drawn_gets_the_same_ones(tmp
 
 def test_study_that_died_before_its_first_trial_was_queued_gets_it(plan: SweepPlan) -> None:
     optuna.create_study(
-        storage=open_storage(plan.ledger), study_name=f"{plan.name}-{plan.sweep_id}/{V1_CONTRASTIVE.name}", direction="maximize"
+        storage=open_storage(plan.ledger), study_name=study_name(plan, V1_CONTRASTIVE.name), direction="maximize"
     )  # the driver dies here
     assert explored(open_ledger(plan).ask(V1_CONTRASTIVE)) == (0.3, CUTOFFS[-1], 1e-4)
 
