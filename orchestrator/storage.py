@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import BotoCoreError
 from upath import UPath
 
 from trainables.errors import ConfigError, StorageError
@@ -34,8 +35,8 @@ def storage_errors(path: UPath | Path | str, action: str = "write") -> Iterator[
     """Turn the operating system's errors about ``path`` into one sentence."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, BotoCoreError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise StorageError(
             f"could not {action} {path}: {reason}; free space or permissions there, or choose another --storage"
         ) from error
@@ -182,13 +183,9 @@ def resolved(storage: str) -> UPath:
     """``storage`` as an absolute path or URI."""
     try:
         path = UPath(storage)
-        path.exists()
+        path.fs  # noqa: B018 - made here, so that an unknown kind of address is told before anything else
     except (ImportError, ValueError) as error:
         raise ConfigError(f"--storage is {storage!r} ({error}); expected a folder or an s3:// address") from error
-    except OSError as error:
-        raise StorageError(
-            f"--storage {storage} cannot be reached ({error}); check the address and its credentials"
-        ) from error
     return UPath(Path(storage).expanduser().resolve()) if path.protocol in ("", "file", "local") else path
 
 
