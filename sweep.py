@@ -60,7 +60,7 @@ address_option = option(
 @click.group(cls=DefaultToRun, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="cortex-sweep")
 def cli() -> None:
-    r"""Tune feature extractors for the visual cortex: all subjects and ROIs in one sweep.
+    """Tune feature extractors for the visual cortex: all subjects and ROIs in one sweep.
 
     \b
     sweep.py data demo demo-data                         make a small data set
@@ -70,7 +70,7 @@ def cli() -> None:
     sweep.py ui                                          look at everything in MLflow
 
     Every option can be set in the environment: --data as SWEEP_DATA, and so on.
-    """
+    """  # noqa: D301 - click wants the character itself
 
 
 @cli.command()

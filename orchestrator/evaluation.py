@@ -34,7 +34,8 @@ def evaluate(name: str, storage_uri: str, tasks: TaskRunner) -> dict[str, Any]:
     todo = [selected for selected in selection if selected.trial not in known]
     if todo:
         known |= _score(storage, ledger, todo, tasks)
-    rows = _with_comparisons([known[selected.trial] for selected in selection], storage)
+    # Scores stand once they are made; who is champion is for the present selection to say.
+    rows = _with_comparisons([known[selected.trial] | _identity(selected) for selected in selection], storage)
     result = {"protocol": ledger.plan.protocol, "split": ledger.plan.split_digest, "rows": rows}
     write_json(storage.encoding_scores_file, result)
     log_test_scores(Projection(ledger, storage.artifacts_uri), rows)

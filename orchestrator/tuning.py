@@ -22,11 +22,14 @@ from orchestrator.pruning import StudyPruning
 from orchestrator.search import StudySearch
 from orchestrator.slot import Slot
 from orchestrator.storage import SweepStorage, storage_errors
-from trainables.errors import ConfigError
+from trainables.errors import ConfigError, StorageError
 from trainables.tuning.worker import Workspace
 
 SLOT_ATTEMPTS = 2
 """How often a trial is run again after its worker group died under it."""
+
+RAY_ATTEMPTS = 2
+"""A machine that is busy for a moment may miss Ray's own limit on how long it starts."""
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of every trial
@@ -146,6 +149,7 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
     """
     os.environ.update(TUNE_SETTINGS)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    cores = cpus or joblib.cpu_count()  # those that affinity and container limits leave
     if address:
         try:
             ray.init(address=address, **quiet)
@@ -154,11 +158,7 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
                 f"no Ray cluster answers at --address {address} ({error}); start one, or leave it out"
             ) from error
     else:
-        cores = cpus or joblib.cpu_count()  # those that affinity and container limits leave
-        # A slot is four processes that start at once; Ray's default lets one a core start at a time, and warns.
-        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(8 + 2 * cores))
-        # One logical core more than there are, for the coordinators, which only wait.
-        ray.init(num_cpus=cores + 1, include_dashboard=True, dashboard_host="127.0.0.1", **quiet)
+        _start_ray(cores, quiet)
     try:
         resources = dict(ray.cluster_resources())
         if not address:
@@ -166,3 +166,20 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
         yield resources
     finally:
         ray.shutdown()
+
+
+def _start_ray(cores: int, quiet: dict[str, Any]) -> None:
+    # A slot is four processes that start at once; Ray's default lets one a core start at a time, and warns.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(8 + 2 * cores))
+    for attempt in range(1, RAY_ATTEMPTS + 1):
+        try:
+            # One logical core more than there are, for the coordinators, which only wait.
+            ray.init(num_cpus=cores + 1, include_dashboard=True, dashboard_host="127.0.0.1", **quiet)
+        except Exception as error:  # Ray raises the bare class when its node does not start within 30 s
+            ray.shutdown()
+            if attempt == RAY_ATTEMPTS:
+                raise StorageError(
+                    f"Ray did not start here in {attempt} attempts ({error}); end what loads the machine and try again"
+                ) from error
+        else:
+            return

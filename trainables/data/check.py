@@ -76,6 +76,12 @@ def check_dataset(root: str | os.PathLike[str], progress: Progress | None = None
         names = _check_mappings(subject, faults)
         rois = {hemi: _check_hemisphere(subject, hemi, n_stimuli, names, faults) for hemi in HEMISPHERES}
         report.subjects[subject.name] = {"stimuli": n_stimuli or 0, "rois": rois}
+    if not any(
+        size for subject in report.subjects.values() for rois in subject["rois"].values() for size in rois.values()
+    ):
+        report.faults.append(
+            Fault(ERROR, "", str(root), "no subject has a voxel in any ROI", "restore the masks in roi_masks")
+        )
     check_images(readable, faults, progress)
     report.faults.extend(sorted(faults, key=lambda fault: (fault.severity, fault.subject)))
     return report

@@ -250,8 +250,10 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         state = readers[path.suffix](path)
     except (*_READ_ERRORS, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} cannot be read as weights ({reason}); fetch it again or convert it") from error
+        # What the libraries say of such a file is to read it unsafely.
+        raise WeightsError(
+            f"{path} cannot be read as weights (no whole {path.suffix} file of tensors); fetch it again or convert it"
+        ) from error
     if not isinstance(state, Mapping):
         raise WeightsError(f"{path} holds a {type(state).__name__}; expected a state dict of parameters by name")
     return state
