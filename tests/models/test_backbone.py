@@ -1,10 +1,12 @@
-"""Contract of every backbone: shapes, cutoffs, names; and AlexNet against torchvision's."""
+"""How a backbone is built from a spec and weights; what each network must pass is in `tests/contracts`."""
+
+from dataclasses import replace
 
 import pytest
 import torch
-import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
+from tests.synthetic import TINY
 from trainables.errors import ConfigError, WeightsError
 from trainables.models.backbone import BACKBONES, OUTPUT, BackboneSpec, build_backbone
 from trainables.models.weights import PretrainedWeights, load_weights
@@ -18,40 +20,6 @@ def alexnet() -> PretrainedWeights:
 def _images(spec: BackboneSpec, n_stimuli: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(n_stimuli, 3, spec.image_size, spec.image_size, generator=generator)
-
-
-@pytest.mark.parametrize("name", sorted(BACKBONES))
-def test_every_cutoff_ends_the_network(name: str) -> None:
-    spec, weights = BACKBONES[name], load_weights("random", name)
-    layers = list(spec.readout_layers)
-    sizes = []
-    for cutoff in (*layers, OUTPUT):
-        backbone = build_backbone(name, weights.state, cutoff).eval()
-        with torch.inference_mode():
-            features = backbone(_images(spec))
-            readouts = backbone.readouts(_images(spec), backbone.readout_layers)
-        end = layers[-1] if cutoff == OUTPUT else cutoff
-        assert backbone.readout_layers == tuple(layers[: layers.index(end) + 1])
-        assert features.shape == (2, backbone.n_features) == (2, spec.readout_layers[end])
-        assert {layer: found.shape[1] for layer, found in readouts.items()} == {
-            layer: spec.readout_layers[layer] for layer in backbone.readout_layers
-        }
-        torch.testing.assert_close(readouts[end], features)
-        assert set(backbone.state_dict()) <= set(weights.state)
-        assert all(parameter.requires_grad for parameter in backbone.parameters())
-        sizes.append(sum(parameter.numel() for parameter in backbone.parameters()))
-    assert sizes[:-1] == sorted(set(sizes[:-1])), "a deeper cutoff has more parameters, an earlier one drops them"
-    assert sizes[-1] == sizes[-2] == sum(tensor.numel() for tensor in weights.state.values())
-
-
-def test_alexnet_is_torchvisions(alexnet: PretrainedWeights) -> None:
-    network = torchvision.models.alexnet(weights=None).eval()
-    network.load_state_dict(alexnet.state)
-    backbone = build_backbone("alexnet", alexnet.state, OUTPUT).eval()
-    images = _images(BACKBONES["alexnet"])
-    with torch.inference_mode():
-        torch.testing.assert_close(backbone(images), network(images), rtol=1e-4, atol=1e-4)
-    assert list(backbone.state_dict()) == list(network.state_dict())
 
 
 def test_dropout_is_on_in_training(alexnet: PretrainedWeights) -> None:
@@ -87,3 +55,25 @@ def test_unknown_names(alexnet: PretrainedWeights) -> None:
         build_backbone("resnet1", alexnet.state, OUTPUT)
     with pytest.raises(ConfigError, match=r"'features.3'.*features.2.*output"):
         build_backbone("alexnet", alexnet.state, "features.3")
+
+
+def test_layers_of_a_spec_that_names_none() -> None:
+    assert TINY.penultimate_layer == "classifier.2"
+    assert TINY.convolutional_layer == "features.3"
+    with pytest.raises(ConfigError, match=r"'features.9'; tiny reads features.1, features.3, classifier.2"):
+        replace(TINY, penultimate_layer="features.9")
+    flat = replace(TINY, readout_layers={"classifier.2": 20}, penultimate_layer="")
+    with pytest.raises(ConfigError, match="tiny has no readout layer with rows and columns"):
+        _ = flat.convolutional_layer
+
+
+def test_batch_norm_is_found_wherever_it_is() -> None:
+    assert not TINY.has_batch_norm
+    chain = TINY.chain
+    nested = nn.Sequential(nn.Sequential(nn.BatchNorm2d(8)))
+    assert replace(TINY, chain=lambda: [*chain()[:2], ("features.norm", nested), *chain()[2:]]).has_batch_norm
+
+
+def test_layers_that_the_classification_and_the_salience_of_the_published_study_read() -> None:
+    spec = BACKBONES["alexnet"]
+    assert (spec.penultimate_layer, spec.convolutional_layer) == ("classifier.5", "features.12")

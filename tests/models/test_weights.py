@@ -42,25 +42,6 @@ def _write(state: dict[str, Tensor], path: Path) -> Path:
     return path
 
 
-def test_random_weights_follow_the_seed_and_leave_the_generator_alone(whole: PretrainedWeights) -> None:
-    torch.manual_seed(11)
-    expected = torch.rand(3)
-    torch.manual_seed(11)
-    again = load_weights("random")
-    assert torch.equal(torch.rand(3), expected)
-    assert again.digest == whole.digest
-    assert load_weights("random", seed=1).digest != whole.digest
-
-
-def test_random_weights_keep_the_scale_of_activations(whole: PretrainedWeights) -> None:
-    for name, tensor in whole.state.items():
-        if name.endswith("weight"):
-            fan_in = tensor[0].numel()
-            assert float(tensor.var()) == pytest.approx(2 / fan_in, rel=0.05)
-        else:
-            assert not tensor.any()
-
-
 def test_whole_weights_reach_every_layer(whole: PretrainedWeights) -> None:
     assert whole.readout_layers == LAYERS
     assert whole.cutoffs == (*LAYERS, OUTPUT)
@@ -143,6 +124,57 @@ def test_files_that_are_not_what_their_name_says(tmp_path: Path, suffix: str) ->
         load_weights(str(path))
 
 
+@pytest.fixture(scope="module")
+def residual() -> PretrainedWeights:
+    return load_weights("random", "resnet18")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
+def test_batch_statistics_and_counters_are_read(residual: PretrainedWeights, tmp_path: Path, suffix: str) -> None:
+    state = {**residual.state, "bn1.num_batches_tracked": torch.tensor(7), "bn1.running_var": torch.full((64,), 0.5)}
+    weights = load_weights(str(_write(state, tmp_path / f"whole{suffix}")), "resnet18")
+    assert weights.cutoffs[-1] == OUTPUT
+    assert weights.digest != residual.digest
+    assert weights.state.keys() == state.keys()
+    assert all(torch.equal(weights.state[name], tensor) for name, tensor in state.items())
+    assert weights.state["bn1.num_batches_tracked"].dtype == torch.int64
+
+
+def test_counters_that_an_old_file_lacks_are_zero(residual: PretrainedWeights, tmp_path: Path) -> None:
+    old = {name: tensor for name, tensor in residual.state.items() if not name.endswith("num_batches_tracked")}
+    assert len(old) == len(residual.state) - 20
+    weights = load_weights(str(_write(old, tmp_path / "old.pth")), "resnet18")
+    assert (weights.digest, weights.cutoffs, weights.note) == (residual.digest, residual.cutoffs, "")
+    # A counter is no sign that the file holds the layer.
+    begun = {name: tensor for name, tensor in old.items() if name.startswith(("conv1", "bn1", "layer1"))}
+    weights = load_weights(str(_write(begun, tmp_path / "begun.pth")), "resnet18")
+    assert weights.cutoffs == ("maxpool", "layer1.1")
+    assert "layer2.0.bn1.num_batches_tracked" not in weights.state
+
+
+def test_a_counter_must_be_whole(residual: PretrainedWeights, tmp_path: Path) -> None:
+    state = {**residual.state, "bn1.num_batches_tracked": torch.tensor(7.0)}
+    with pytest.raises(
+        WeightsError, match=r"bn1\.num_batches_tracked in .* is torch\.float32; expected .* whole numbers"
+    ):
+        load_weights(str(_write(state, tmp_path / "half.pth")), "resnet18")
+
+
+def test_a_network_without_its_output_layer(residual: PretrainedWeights, tmp_path: Path) -> None:
+    body = {name: tensor for name, tensor in residual.state.items() if not name.startswith("fc")}
+    weights = load_weights(str(_write(body, tmp_path / "body.pth")), "resnet18")
+    assert weights.cutoffs == tuple(BACKBONES["resnet18"].readout_layers)[:-1]
+    assert "body.pth ends at avgpool" in weights.note
+
+
+def test_weights_of_another_network(residual: PretrainedWeights, tmp_path: Path) -> None:
+    path = _write(residual.state, tmp_path / "resnet.pth")
+    with pytest.raises(WeightsError, match=r"'conv1\.weight', which alexnet lacks"):
+        load_weights(str(path))
+    with pytest.raises(WeightsError, match=r"layer1\.0\.conv1\.weight .*resnet50 expects \(64, 64, 1, 1\)"):
+        load_weights(str(path), "resnet50")
+
+
 def _without(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in state.items() if key != name}
 
@@ -189,13 +221,25 @@ def test_names_that_say_nothing(tmp_path: Path) -> None:
         load_weights("random", "vgg")
 
 
-def test_imagenet_without_network_names_the_alternatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "backbone, file",
+    [
+        ("alexnet", "alexnet-owt-7be5be79"),
+        ("vgg11", "vgg11-8a719046"),
+        ("resnet18", "resnet18-f37072fd"),
+        ("resnet50", "resnet50-11ad3fa6"),
+        ("convnext_tiny", "convnext_tiny-983f1562"),
+    ],
+)
+def test_imagenet_without_network_names_the_alternatives(
+    backbone: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A proxy that nobody listens at: the real way through, and no way out."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     started = time.monotonic()
-    with pytest.raises(WeightsError, match=r"cannot be reached.*checkpoints/alexnet.*--weights random"):
-        load_weights("imagenet")
+    with pytest.raises(WeightsError, match=rf"cannot be reached.*checkpoints/{file}\.pth.*--weights random"):
+        load_weights("imagenet", backbone)
     assert time.monotonic() - started < 10
 
 
@@ -222,6 +266,17 @@ def test_imagenet_from_the_cache(whole: PretrainedWeights, tmp_path: Path, monke
     cached.write_bytes(b"damaged")
     with pytest.raises(WeightsError, match=r"delete .*alexnet-owt-7be5be79\.pth"):
         load_weights("imagenet")
+
+
+def test_imagenet_of_a_residual_network_from_the_cache(
+    residual: PretrainedWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    cached = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    cached.parent.mkdir(parents=True)
+    torch.save(residual.state, cached)
+    assert load_weights("imagenet", "resnet18").digest == residual.digest
 
 
 def test_a_place_that_cannot_be_written(whole: PretrainedWeights, tmp_path: Path) -> None:

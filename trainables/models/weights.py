@@ -19,12 +19,13 @@ import torch
 import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from upath import UPath
 
 from trainables.errors import StorageError, WeightsError
 from trainables.models.artifact import local_path
 from trainables.models.backbone import OUTPUT, Backbone, BackboneSpec, backbone_spec
+from trainables.models.random_weights import random_state
 
 # What the readers raise for a file that is damaged, truncated or not what its name says.
 _READ_ERRORS = (
@@ -47,7 +48,7 @@ class PretrainedWeights:
     backbone: str
     """Name in `trainables.models.backbone.BACKBONES`."""
     state: dict[str, Tensor]
-    """Parameters by name, float32 on the CPU; never written to."""
+    """Parameters by name, float32 on the CPU, and batch normalisation's counters, int64; never written to."""
     source: str
     """``imagenet``, ``random`` or the file's name."""
     digest: str
@@ -82,7 +83,7 @@ def load_weights(source: str, backbone: str = "alexnet", seed: int = 0) -> Pretr
     if source == "imagenet":
         return _described(spec, _imagenet_state(spec), source)
     if source == "random":
-        return _described(spec, _random_state(spec, seed), source)
+        return _described(spec, random_state(spec, seed), source)
     place = UPath(source)
     path = local_path(place)
     if path is not None:
@@ -136,6 +137,7 @@ def _described(spec: BackboneSpec, state: Mapping[str, Any], source: str) -> Pre
     with torch.device("meta"):
         expected = Backbone(spec, OUTPUT).state_dict()
     checked = {name: _checked(name, state[name], expected, spec, source) for name in state}
+    checked |= _missing_counters(expected, checked)
     reached = _readouts_reached(spec, expected, checked, source)
     whole = len(checked) == len(expected)
     return PretrainedWeights(
@@ -156,18 +158,39 @@ def _checked(name: str, value: object, expected: Mapping[str, Tensor], spec: Bac
         raise WeightsError(
             f"{source} holds {name!r}, which {spec.name} lacks; expected names such as {next(iter(expected))!r}"
         )
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise WeightsError(f"{name} in {source} is {found}; expected an array of floating-point numbers")
+    value = _numbers(name, value, expected[name].is_floating_point(), source)
     if value.shape != expected[name].shape:
         raise WeightsError(
             f"{name} in {source} has shape {tuple(value.shape)}; {spec.name} expects "
             f"{tuple(expected[name].shape)}, so choose weights of this backbone"
         )
-    tensor = value.detach().to("cpu", torch.float32).contiguous()
+    tensor = value.detach().to("cpu", expected[name].dtype).contiguous()
     if not torch.isfinite(tensor).all():
         raise WeightsError(f"{name} in {source} holds NaN or infinite values; the file is damaged, so fetch it again")
     return tensor
+
+
+def _numbers(name: str, value: object, floating: bool, source: str) -> Tensor:
+    """The value, if it is a tensor of floating-point numbers, or of integers where ``floating`` is False."""
+    kind = "floating-point" if floating else "whole"
+    if not isinstance(value, Tensor):
+        raise WeightsError(f"{name} in {source} is {type(value).__name__}; expected an array of {kind} numbers")
+    if not (value.is_floating_point() if floating else value.dtype in (torch.int32, torch.int64)):
+        raise WeightsError(f"{name} in {source} is {value.dtype}; expected an array of {kind} numbers")
+    return value
+
+
+def _missing_counters(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros for ``num_batches_tracked`` of batch normalisations that the file holds otherwise.
+
+    Files from before PyTorch 0.4.1 lack them, as torchvision's ResNets did for long. They enter no result, and PyTorch
+    itself takes a missing one for 0.
+    """
+    return {
+        name: torch.zeros(wanted.shape, dtype=wanted.dtype, device="cpu")
+        for name, wanted in expected.items()
+        if not wanted.is_floating_point() and name not in state and f"{name.rpartition('.')[0]}.running_var" in state
+    }
 
 
 def _readouts_reached(
@@ -192,7 +215,10 @@ def _readouts_reached(
 
 
 def _imagenet_state(spec: BackboneSpec) -> Mapping[str, Tensor]:
-    """The ImageNet-1k weights of torchvision, with its own cache and hash check."""
+    """The ImageNet-1k weights of torchvision, with its own cache and hash check.
+
+    They are those that torchvision recommends: for ``resnet50`` the second version, from a longer recipe.
+    """
     weights = torchvision.models.get_model_weights(spec.name).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if not cached.exists():
@@ -219,19 +245,6 @@ def _require_network(url: str, cached: Path) -> None:
             f"ImageNet weights are not on this machine and {url} cannot be reached ({error}); put the file "
             f"at {cached}, or {_ALTERNATIVES}"
         ) from error
-
-
-def _random_state(spec: BackboneSpec, seed: int) -> Mapping[str, Tensor]:
-    """He initialisation: it keeps the scale of activations, so that ridge's alphas suit every layer."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        chain = spec.chain()
-        for _, module in chain:
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        return {f"{name}.{key}": value for name, module in chain for key, value in module.state_dict().items()}
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:
