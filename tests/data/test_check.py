@@ -267,6 +267,6 @@ def test_blocks_of_rows_change_nothing(demo_copy: Path, monkeypatch: pytest.Monk
     _set(FMRI, (70, 5), np.nan)(demo_copy)
     _set(FMRI, (slice(None), 9), -1)(demo_copy)
     whole = check_dataset(demo_copy)
-    monkeypatch.setattr("trainables.data.check.BLOCK_BYTES", 10_000)
+    monkeypatch.setattr("trainables.data.check_values.BLOCK_BYTES", 10_000)
     assert check_dataset(demo_copy) == whole
     assert len(whole.faults) == 2

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tests.data.builders_generic import make_generic
+from tests.data.builders_nod import make_nod
 from tests.data.helpers import write_challenge
 from trainables.data.algonauts import open_algonauts
 from trainables.data.check import check_dataset
 from trainables.data.files import FaultyFileError
+from trainables.data.open import open_dataset
 from trainables.data.stimuli import decode_stimuli
 from trainables.errors import DataError
 
@@ -30,6 +33,14 @@ def endpoint() -> Iterator[str]:
     server.stop()
 
 
+def upload(root: Path) -> str:
+    """Puts a folder into the bucket, which an open file system may have looked into before."""
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        boto3.client("s3").upload_file(str(path), BUCKET, str(path.relative_to(root.parent)))
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    return f"s3://{BUCKET}/{root.name}"
+
+
 @pytest.fixture
 def remote(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A data set in a bucket, as `write_challenge` writes it."""
@@ -41,9 +52,7 @@ def remote(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     client = boto3.client("s3")
     client.create_bucket(Bucket=BUCKET)
-    root = write_challenge(tmp_path / "lab")
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        client.upload_file(str(path), BUCKET, str(path.relative_to(tmp_path)))
+    upload(write_challenge(tmp_path / "lab"))
     yield f"s3://{BUCKET}/lab"
     for entry in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
         client.delete_object(Bucket=BUCKET, Key=entry["Key"])
@@ -70,6 +79,30 @@ def test_checks_alike(remote: str, tmp_path: Path) -> None:
     there, here = check_dataset(remote), check_dataset(tmp_path / "lab")
     assert there.subjects == here.subjects
     assert there.faults == here.faults == []
+
+
+@pytest.mark.parametrize("layout", ["generic", "generic-ids", "nod"])
+def test_other_layouts_read_alike(remote: str, tmp_path: Path, layout: str) -> None:
+    if layout == "nod":
+        root = make_nod(tmp_path / "nod", subjects=1, trials=1)
+    else:
+        root = make_generic(tmp_path / "own", subjects=1, stimuli=12, ids=layout == "generic-ids", ncsnr=True)
+    address = upload(root)
+    there, here = open_dataset(address), open_dataset(root)
+    assert (there.name, there.rois, list(there.subjects)) == (here.name, here.rois, list(here.subjects))
+    far, near = there.subject("subj01"), here.subject("subj01")
+    assert far.stimulus_ids.tolist() == near.stimulus_ids.tolist()
+    assert far.roi_sizes("rh") == near.roi_sizes("rh")
+    assert np.array_equal(far.responses("rh", "V1"), near.responses("rh", "V1"))
+    if layout != "nod":  # whose 120 files would only be read a second time
+        ceiling = far.noise_ceiling("rh", "V1")
+        other = near.noise_ceiling("rh", "V1")
+        assert ceiling is not None
+        assert other is not None
+        assert ceiling.tolist() == other.tolist()
+        report = check_dataset(address)
+        assert report.subjects == check_dataset(root).subjects
+        assert report.faults == []
 
 
 def test_a_replaced_array_is_copied_anew(remote: str, tmp_path: Path) -> None:

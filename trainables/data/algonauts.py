@@ -10,10 +10,10 @@ import os
 from functools import cached_property
 from typing import Any
 
-from botocore.exceptions import BotoCoreError
 from upath import UPath
 
-from trainables.data.files import FaultyFileError, is_local, read_bytes
+from trainables.data.dataset import find_subject, locate, reaching
+from trainables.data.files import FaultyFileError, read_bytes
 from trainables.data.layout import find_subjects
 from trainables.data.rois import ALL, GROUP_OF_MASK, GROUPS, canonical_roi, mask_of_group
 from trainables.data.subject import Subject
@@ -91,9 +91,7 @@ class AlgonautsDataset:
         Raises:
             DataError: a subject that the data set lacks.
         """
-        if name not in self.subjects:
-            raise DataError(f"{self.name} has no subject {name!r}; expected one of {', '.join(self.subjects)}")
-        return self.subjects[name]
+        return find_subject(self.name, self.subjects, name)
 
 
 def open_algonauts(root: str | os.PathLike[str]) -> AlgonautsDataset:
@@ -106,15 +104,10 @@ def open_algonauts(root: str | os.PathLike[str]) -> AlgonautsDataset:
     Raises:
         DataError: the folder does not exist, cannot be reached, or holds neither layout.
     """
-    place = UPath(root)
-    if is_local(place):
-        place = UPath(place.expanduser().absolute())
-    try:
+    place = locate(root)
+    with reaching(place):
         subjects = {name: Subject(files) for name, files in find_subjects(place).items()}
         description = _description(place)
-    except (OSError, BotoCoreError) as error:
-        problem = f"data set {place} cannot be reached ({error})"
-        raise DataError(f"{problem}; check the address, the network and the credentials") from error
     name = str(description.get("name") or place.name or place.parent.name)
     return AlgonautsDataset(place, name, subjects, is_demo=bool(description.get("demo", False)))
 

@@ -5,14 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+from upath import UPath
+
+from trainables.data.dataset import hashed_id
 from trainables.data.faults import ERROR, WARNING, FaultList
 from trainables.data.files import FaultyFileError, read_bytes
-from trainables.data.layout import StimulusFile, unnamed_files
+from trainables.data.layout import unnamed_files
 from trainables.data.stimuli import MIN_THREADS, Progress, decode_image
 from trainables.data.subject import Subject
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """An image that a subject saw."""
+
+    subject: str
+    path: UPath
+    stimulus_id: int | None
+    """Dataset-wide id; None: it follows from the file's content."""
 
 
 def check_names(subject: Subject, faults: FaultList) -> None:
@@ -30,10 +44,7 @@ def check_names(subject: Subject, faults: FaultList) -> None:
         problem = f"{len(gaps)} images are missing, the first is number {gaps[0]}"
         faults.add(WARNING, subject.name, FaultyFileError(folder, problem, "restore them, or renumber the images"))
     counts = Counter(stimulus.stimulus_id for stimulus in stimuli)
-    if repeated := sorted(stimulus_id for stimulus_id, count in counts.items() if count > 1):
-        problem = f"duplicate ids: {len(repeated)} occur more than once, the first is {repeated[0]}"
-        remedy = "nothing, if the picture was shown as two stimuli: the split keeps an id in one part"
-        faults.add(WARNING, subject.name, FaultyFileError(folder, problem, remedy))
+    check_repeated(counts, subject.name, folder, faults)
     with faults.of(subject.name):
         if both := sorted(set(counts) & set(subject.test_stimulus_ids.tolist())):
             problem = f"{len(both)} ids are also among the training images, the first is {both[0]}"
@@ -41,34 +52,39 @@ def check_names(subject: Subject, faults: FaultList) -> None:
             faults.add(WARNING, subject.name, fault)
 
 
-def check_images(subjects: list[Subject], faults: FaultList, progress: Progress | None) -> None:
+def check_repeated(counts: Mapping[int, int], subject: str, place: UPath, faults: FaultList) -> None:
+    """Warns of ids that occur more than once."""
+    if repeated := sorted(stimulus_id for stimulus_id, count in counts.items() if count > 1):
+        problem = f"duplicate ids: {len(repeated)} occur more than once, the first is {repeated[0]}"
+        remedy = "nothing, if the picture was shown as two stimuli: the split keeps an id in one part"
+        faults.add(WARNING, subject, FaultyFileError(place, problem, remedy))
+
+
+def check_images(shown: list[ShownImage], faults: FaultList, progress: Progress | None) -> None:
     """Decodes every image, in parallel, and compares the pictures behind the ids."""
-    stimuli: list[tuple[Subject, StimulusFile]] = []
-    for subject in subjects:
-        stimuli += [(subject, stimulus) for stimulus in subject.training_stimuli]
-        with faults.of(subject.name):
-            stimuli += [(subject, stimulus) for stimulus in subject.test_stimuli]
     seen = _SeenPictures()
     with ThreadPoolExecutor(max(os.cpu_count() or 1, MIN_THREADS)) as threads:
-        digests = threads.map(_digest, (stimulus for _, stimulus in stimuli))
-        for done, ((subject, stimulus), digest) in enumerate(zip(stimuli, digests, strict=True), start=1):
-            if isinstance(digest, FaultyFileError):
-                faults.add(ERROR, subject.name, digest)
+        looks = threads.map(_look_at, shown)
+        for done, (image, look) in enumerate(zip(shown, looks, strict=True), start=1):
+            if isinstance(look, FaultyFileError):
+                faults.add(ERROR, image.subject, look)
             else:
-                seen.add(subject.name, stimulus, digest)
+                seen.add(image, *look)
             if progress:
-                progress(done, len(stimuli))
+                progress(done, len(shown))
     for severity, name, fault in seen.conflicts():
         faults.add(severity, name, fault)
 
 
-def _digest(stimulus: StimulusFile) -> bytes | FaultyFileError:
-    """SHA-256 of the pixels, whatever the file's compression, or what is wrong with the file."""
+def _look_at(image: ShownImage) -> tuple[int, bytes] | FaultyFileError:
+    """Id and SHA-256 of the pixels, whatever the file's compression, or what is wrong with the file."""
     try:
-        image = decode_image(read_bytes(stimulus.path), stimulus.path)
+        content = read_bytes(image.path)
+        picture = decode_image(content, image.path)
     except FaultyFileError as fault:
         return fault
-    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+    stimulus_id = hashed_id(content) if image.stimulus_id is None else image.stimulus_id
+    return stimulus_id, hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
 
 
 class _SeenPictures:
@@ -78,30 +94,30 @@ class _SeenPictures:
     """
 
     def __init__(self) -> None:
-        self._by_id: dict[int, tuple[str, StimulusFile, bytes]] = {}
-        self._by_picture: dict[bytes, StimulusFile] = {}
+        self._by_id: dict[int, tuple[ShownImage, bytes]] = {}
+        self._by_picture: dict[bytes, tuple[ShownImage, int]] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._examples: dict[tuple[str, str], tuple[StimulusFile, StimulusFile]] = {}
+        self._examples: dict[tuple[str, str], tuple[ShownImage, ShownImage]] = {}
 
-    def add(self, subject: str, stimulus: StimulusFile, digest: bytes) -> None:
-        owner, first, picture = self._by_id.setdefault(stimulus.stimulus_id, (subject, stimulus, digest))
+    def add(self, image: ShownImage, stimulus_id: int, digest: bytes) -> None:
+        first, picture = self._by_id.setdefault(stimulus_id, (image, digest))
         if picture != digest:
-            self._note(subject, "id" if owner == subject else "shared id", stimulus, first)
-        twin = self._by_picture.setdefault(digest, stimulus)
-        if twin.stimulus_id != stimulus.stimulus_id:
-            self._note(subject, "picture", stimulus, twin)
+            self._note("id" if first.subject == image.subject else "shared id", image, first)
+        twin, twin_id = self._by_picture.setdefault(digest, (image, stimulus_id))
+        if twin_id != stimulus_id:
+            self._note("picture", image, twin)
 
     def conflicts(self) -> Iterator[tuple[str, str, FaultyFileError]]:
         """(severity, subject, fault) of each kind of conflict."""
-        for (subject, kind), (stimulus, other) in self._examples.items():
+        for (subject, kind), (image, other) in self._examples.items():
             severity, problem, remedy = _CONFLICTS[kind]
             count = f" ({self._counts[subject, kind]} such images)"
-            fault = FaultyFileError(stimulus.path, problem.format(other=other.path) + count, remedy)
+            fault = FaultyFileError(image.path, problem.format(other=other.path) + count, remedy)
             yield severity, subject, fault
 
-    def _note(self, subject: str, kind: str, stimulus: StimulusFile, other: StimulusFile) -> None:
-        self._counts[subject, kind] += 1
-        self._examples.setdefault((subject, kind), (stimulus, other))
+    def _note(self, kind: str, image: ShownImage, other: ShownImage) -> None:
+        self._counts[image.subject, kind] += 1
+        self._examples.setdefault((image.subject, kind), (image, other))
 
 
 _CONFLICTS = {

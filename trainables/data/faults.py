@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypedDict
 
 from trainables.data.files import FaultyFileError
 
 ERROR, WARNING = "error", "warning"
+
+
+class SubjectEntry(TypedDict):
+    """What a check found of one subject."""
+
+    stimuli: int
+    """Rows of the responses that have an image."""
+    rois: dict[str, dict[str, int]]
+    """Voxels of each ROI by hemisphere."""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,10 @@ def find_subjects(root: UPath) -> dict[str, SubjectFiles]:
         subjects = {_name(number): _flattened_files(number, root, folder) for number, folder in found.items()}
     if not subjects:
         inside = (root / "training_split").exists()
-        expected = "expected subj01/training_split/... or training_fmri/Subj1/..."
+        expected = (
+            "expected subj01/training_split/... or training_fmri/Subj1/... (Algonauts), dataset.toml (own data), or "
+            "derivatives/ciftify (NOD)"
+        )
         hint = "it is one subject's folder: pass the one above it" if inside else expected
         raise DataError(f"data set {root} holds no subject; {hint}")
     return dict(sorted(subjects.items()))

@@ -12,10 +12,9 @@ from trainables.data.arrays import check_mask, check_ncsnr, check_repeats, check
 from trainables.data.files import FaultyFileError, read_array
 from trainables.data.layout import StimulusFile, SubjectFiles, list_stimuli
 from trainables.data.mapping import read_mapping
-from trainables.data.rois import MASKS, canonical_roi
+from trainables.data.rois import MASKS, canonical_roi, require_hemisphere
 from trainables.encoding.scores import noise_ceiling
 from trainables.errors import DataError
-from trainables.target import HEMISPHERES
 
 DEFAULT_REPEATS = 3
 """Presentations of each stimulus where ``repeats.npy`` is absent: NSD shows every image three times."""
@@ -92,9 +91,13 @@ class Subject:
         """The mask that holds each ROI, by canonical name, in the order of masks and labels."""
         return {roi: mask for roi, (mask, _) in self._label_of_roi.items()}
 
+    def responses_file(self, hemisphere: str) -> UPath:
+        """The array of the hemisphere's responses, for messages."""
+        return self.files.responses(hemisphere)
+
     def n_vertices(self, hemisphere: str) -> int:
         """Columns of the hemisphere's responses; 0 for a hemisphere that was not recorded."""
-        return int(self._responses_file(hemisphere).shape[1])
+        return int(self._response_array(hemisphere).shape[1])
 
     def voxels(self, hemisphere: str, roi: str) -> NDArray[np.int64]:
         """Ascending vertex indices (n_voxels,) of an ROI; empty where the subject lacks it.
@@ -102,8 +105,7 @@ class Subject:
         Raises:
             DataError: an ROI that the subject's masks do not name.
         """
-        if hemisphere not in HEMISPHERES:
-            raise DataError(f"hemisphere is {hemisphere!r}; expected one of {', '.join(HEMISPHERES)}")
+        require_hemisphere(hemisphere)
         if roi not in self._label_of_roi:
             raise DataError(f"{self.name} has no ROI {roi!r}; its masks name {', '.join(self._label_of_roi)}")
         mask, label = self._label_of_roi[roi]
@@ -121,7 +123,7 @@ class Subject:
             roi: canonical name.
             rows: rows to read; the others stay on disk. All training stimuli by default.
         """
-        array, voxels = self._responses_file(hemisphere), self.voxels(hemisphere, roi)
+        array, voxels = self._response_array(hemisphere), self.voxels(hemisphere, roi)
         taken = array[:, voxels] if rows is None else array[np.ix_(rows, voxels)]
         return np.ascontiguousarray(taken)
 
@@ -157,8 +159,8 @@ class Subject:
         repeats = self.repeats if rows is None else self.repeats[rows]
         return noise_ceiling(ncsnr, repeats)
 
-    def _responses_file(self, hemisphere: str) -> NDArray[np.float32]:
-        path = self.files.responses(hemisphere)
+    def _response_array(self, hemisphere: str) -> NDArray[np.float32]:
+        path = self.responses_file(hemisphere)
         return check_responses(read_array(path), path, len(self.training_stimuli))
 
     def _mask_labels(self, hemisphere: str, mask: str) -> NDArray[np.int64]:

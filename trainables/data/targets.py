@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from trainables.data.algonauts import AlgonautsDataset
+from trainables.data.dataset import Dataset
 from trainables.data.rois import ALL
 from trainables.errors import DataError
 from trainables.target import Target
@@ -36,7 +36,7 @@ class TargetPlan:
 
 
 def plan_targets(
-    dataset: AlgonautsDataset,
+    dataset: Dataset,
     subjects: Iterable[str],
     hemispheres: Iterable[str],
     rois: Iterable[str],
@@ -48,7 +48,7 @@ def plan_targets(
         dataset: where they lie.
         subjects: names such as ``subj01`` (`parse_subjects` reads what people type).
         hemispheres: ``lh``, ``rh``.
-        rois: ROIs and groups, as `AlgonautsDataset.rois_of` understands them.
+        rois: ROIs and groups, as `Dataset.rois_of` understands them.
         min_voxels: targets with fewer voxels are skipped.
 
     Raises:
@@ -75,20 +75,30 @@ def _reason(n_voxels: int, min_voxels: int, *, named: bool) -> str:
     return "no voxel" if named else "the subject's masks do not name this ROI"
 
 
-def parse_subjects(text: str, dataset: AlgonautsDataset) -> list[str]:
-    """Subject names from what people type: ``all``, ``1-8``, ``1,3``, ``subj01``, or a mixture.
+def parse_subjects(text: str, dataset: Dataset) -> list[str]:
+    """Subject names from what people type: ``all``, ``1-8``, ``1,3``, ``subj01``, any other name, or a mixture.
+
+    A number means the subject called ``subj`` and this number; a name of the data set is always taken as it is.
 
     Raises:
         DataError: text that means nothing, or a subject that the data set lacks.
     """
     names: list[str] = []
     for word in (part.strip() for part in text.split(",")):
-        if word.lower() == ALL:
+        if word in dataset.subjects:
+            names.append(word)
+        elif word.lower() == ALL:
             names += dataset.subjects
-            continue
-        match = _SUBJECTS.fullmatch(word)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first:
-            raise DataError(f"subjects {word!r} mean nothing; expected 'all', '1-8', '1,3' or 'subj01'")
-        names += [dataset.subject(f"subj{number:02d}").name for number in range(first, last + 1)]
+        else:
+            names += [dataset.subject(f"subj{number:02d}").name for number in _numbers(word, dataset)]
     return list(dict.fromkeys(names))
+
+
+def _numbers(word: str, dataset: Dataset) -> range:
+    match = _SUBJECTS.fullmatch(word)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    if last < first:
+        others = [name for name in dataset.subjects if not _SUBJECTS.fullmatch(name)]
+        known = f", or a name such as {others[0]!r}" if others else ""
+        raise DataError(f"subjects {word!r} mean nothing; expected 'all', '1-8', '1,3' or 'subj01'{known}")
+    return range(first, last + 1)

@@ -1,0 +1,31 @@
+"""Opens a data set of any layout; what the folder holds tells which."""
+
+from __future__ import annotations
+
+import os
+
+from trainables.data.algonauts import open_algonauts
+from trainables.data.dataset import Dataset, locate, reaching
+from trainables.data.generic import open_generic
+from trainables.data.generic_toml import DESCRIPTION_FILE
+from trainables.data.nod import open_nod
+from trainables.data.nod_layout import CIFTIFY
+
+
+def open_dataset(root: str | os.PathLike[str]) -> Dataset:
+    """Opens a folder on disk or at an ``s3://`` address: own data, NOD or Algonauts, looked for in this order.
+
+    Args:
+        root: the folder that holds ``dataset.toml`` (own data), ``derivatives/ciftify`` (NOD), or ``subj01``,
+            ``subj02``... or ``training_fmri`` and its like (Algonauts).
+
+    Raises:
+        DataError: the folder does not exist, cannot be reached, or holds none of these layouts.
+    """
+    place = locate(root)
+    with reaching(place):
+        if (place / DESCRIPTION_FILE).exists():
+            return open_generic(str(place))
+        if (place / CIFTIFY).exists():
+            return open_nod(str(place))
+        return open_algonauts(str(place))
