@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.data.algonauts import AlgonautsDataset
+from trainables.data.dataset import Dataset, SubjectData
 from trainables.data.files import FaultyFileError, default_cache_dir
-from trainables.data.splits import Split, nested_digest, nested_split
+from trainables.data.splits import (
+    NESTED,
+    PUBLISHED,
+    PUBLISHED_A,
+    Split,
+    nested_digest,
+    nested_split,
+    published_a_split,
+)
 from trainables.data.stimuli import Progress, decode_stimuli
-from trainables.data.subject import Subject
 from trainables.errors import ConfigError, DataError
 from trainables.target import Target
 
@@ -55,19 +64,23 @@ class TargetData:
         return self.val.noise_ceiling
 
 
-def split_digest(dataset: AlgonautsDataset, seed: int = 0) -> str:
-    """Digest of the nested split over the whole data set, as every result carries it."""
+def split_digest(dataset: Dataset, seed: int = 0, protocol: str = NESTED) -> str:
+    """Digest of the split over the whole data set, as every result carries it."""
+    if protocol in PUBLISHED:
+        members = {name: member.stimulus_ids.tolist() for name, member in dataset.subjects.items()}
+        rows = {name: published_a_split(len(ids)).digest for name, ids in members.items()}
+        return hashlib.sha256(json.dumps([PUBLISHED_A, members, rows], sort_keys=True).encode()).hexdigest()[:16]
     all_ids = np.concatenate([member.stimulus_ids for member in dataset.subjects.values()])
     return nested_digest(all_ids.tolist(), seed)
 
 
-def require_split(dataset: AlgonautsDataset, seed: int, digest: str) -> None:
+def require_split(dataset: Dataset, seed: int, digest: str, protocol: str = NESTED) -> None:
     """Refuse a data set whose stimuli are not those that ``digest`` was made of.
 
     Raises:
         DataError: stimuli were added or removed since.
     """
-    found = split_digest(dataset, seed)
+    found = split_digest(dataset, seed, protocol)
     if found != digest:
         raise DataError(
             f"the stimuli in {dataset.root} have the split digest {found}, the sweep was made with {digest}; bring the "
@@ -76,20 +89,22 @@ def require_split(dataset: AlgonautsDataset, seed: int, digest: str) -> None:
 
 
 def load_target(
-    dataset: AlgonautsDataset,
+    dataset: Dataset,
     target: Target,
     split_seed: int = 0,
     cache_dir: Path | None = None,
     *,
+    protocol: str = NESTED,
     progress: Progress | None = None,
 ) -> TargetData:
-    """The training and validation parts of a target's nested split.
+    """The training and validation parts of a single subject's target; the latter is empty by a published protocol.
 
     Args:
         dataset: where the target's subject lies.
         target: of a single subject.
         split_seed: seed of the split.
         cache_dir: where decoded stimuli are kept; the user's cache folder by default.
+        protocol: see `trainables.data.splits`.
         progress: called while stimuli are decoded.
 
     Raises:
@@ -98,54 +113,103 @@ def load_target(
         StorageError: the cache cannot be written.
     """
     subject = _single_subject(dataset, target)
-    split = nested_split(subject.stimulus_ids, split_seed)
-    stimuli = decode_stimuli(subject.image_paths, cache_dir or default_cache_dir(), progress=progress)
-    train = _partition(subject, target, stimuli, split.train)
-    _refuse(np.ptp(train.responses, axis=0) == 0, "the same for all training stimuli", subject, target)
-    return TargetData(
-        target=target,
-        train=train,
-        val=_partition(subject, target, stimuli, split.val),
-        digest=split_digest(dataset, split_seed),
+    split = split_of(subject, protocol, split_seed)
+    return _target_data(dataset, subject, target, split, split.train, cache_dir, progress)
+
+
+def load_subjects(
+    dataset: Dataset,
+    target: Target,
+    split_seed: int = 0,
+    cache_dir: Path | None = None,
+    *,
+    protocol: str = NESTED,
+) -> list[TargetData]:
+    """What `load_target` gives, for each subject of a target that may have several.
+
+    A split by row knows nothing of stimuli that subjects share. So stimuli that any subject of the data set holds out
+    leave the training part of a pooled target: no network is ever scored on a picture that it was tuned on.
+
+    Arguments and errors are those of `load_target`.
+    """
+    singles = [replace(target, subjects=(name,)) for name in target.subjects]
+    if len(singles) == 1 or protocol == NESTED:
+        return [load_target(dataset, single, split_seed, cache_dir, protocol=protocol) for single in singles]
+    held_out = np.concatenate(
+        [member.stimulus_ids[split_of(member, protocol, split_seed).test] for member in dataset.subjects.values()]
     )
+    loaded = []
+    for single in singles:
+        subject = _single_subject(dataset, single)
+        split = split_of(subject, protocol, split_seed)
+        safe = split.train[~np.isin(subject.stimulus_ids[split.train], held_out)]
+        loaded.append(_target_data(dataset, subject, single, split, safe, cache_dir, None))
+    return loaded
 
 
 def load_test(
-    dataset: AlgonautsDataset, target: Target, split_seed: int = 0, cache_dir: Path | None = None
+    dataset: Dataset,
+    target: Target,
+    split_seed: int = 0,
+    cache_dir: Path | None = None,
+    *,
+    protocol: str = NESTED,
 ) -> Partition:
     """The test part: for the evaluation of models that are already chosen, and for nothing else.
 
     Arguments and errors are those of `load_target`.
     """
     subject = _single_subject(dataset, target)
-    split: Split = nested_split(subject.stimulus_ids, split_seed)
     stimuli = decode_stimuli(subject.image_paths, cache_dir or default_cache_dir())
-    return _partition(subject, target, stimuli, split.test)
+    return _partition(subject, target, stimuli, split_of(subject, protocol, split_seed).test)
 
 
-def _single_subject(dataset: AlgonautsDataset, target: Target) -> Subject:
+def split_of(subject: SubjectData, protocol: str, seed: int) -> Split:
+    """The split of one subject's stimuli."""
+    if protocol in PUBLISHED:
+        return published_a_split(len(subject.stimulus_ids))
+    return nested_split(subject.stimulus_ids, seed)
+
+
+def _target_data(
+    dataset: Dataset,
+    subject: SubjectData,
+    target: Target,
+    split: Split,
+    train_rows: NDArray[np.int64],
+    cache_dir: Path | None,
+    progress: Progress | None,
+) -> TargetData:
+    stimuli = decode_stimuli(subject.image_paths, cache_dir or default_cache_dir(), progress=progress)
+    train = _partition(subject, target, stimuli, train_rows)
+    _refuse(np.ptp(train.responses, axis=0) == 0, "the same for all training stimuli", subject, target)
+    digest = split_digest(dataset, split.seed, split.protocol)
+    return TargetData(target, train, _partition(subject, target, stimuli, split.val), digest)
+
+
+def _single_subject(dataset: Dataset, target: Target) -> SubjectData:
     if len(target.subjects) > 1:
         raise ConfigError(f"target {target.name} has {len(target.subjects)} subjects; expected a single one")
     return dataset.subject(target.subjects[0])
 
 
-def _partition(subject: Subject, target: Target, stimuli: NDArray[np.uint8], rows: NDArray[np.int64]) -> Partition:
+def _partition(subject: SubjectData, target: Target, stimuli: NDArray[np.uint8], rows: NDArray[np.int64]) -> Partition:
     responses = subject.responses(target.hemisphere, target.roi, rows)
     if responses.shape[1] == 0:
         raise DataError(f"target {target.name} has no voxel; choose another ROI (data check lists their sizes)")
     broken = np.asarray(~np.isfinite(responses).all(axis=0))
     _refuse(broken, "NaN or infinite for some stimuli", subject, target)
-    ceiling = subject.noise_ceiling(target.hemisphere, target.roi, rows)
+    ceiling = subject.noise_ceiling(target.hemisphere, target.roi, rows) if len(rows) else None
     return Partition(stimuli, rows, responses, subject.stimulus_ids[rows], ceiling)
 
 
-def _refuse(voxels: NDArray[np.bool_], problem: str, subject: Subject, target: Target) -> None:
+def _refuse(voxels: NDArray[np.bool_], problem: str, subject: SubjectData, target: Target) -> None:
     """Raises FaultyFileError if any of the target's voxels is marked."""
     if voxels.any():
         vertex = subject.voxels(target.hemisphere, target.roi)[voxels][0]
         count = f"{voxels.sum()} of {len(voxels)} voxels of {target.roi}"
         raise FaultyFileError(
-            subject.files.responses(target.hemisphere),
+            subject.responses_file(target.hemisphere),
             f"the responses of {count} are {problem}, the first at vertex {vertex}",
-            "give such vertices the label 0 in the ROI's mask",
+            "take such voxels out of the ROI",
         )

@@ -16,6 +16,9 @@ from trainables.errors import DataError
 
 NESTED = "nested"
 PUBLISHED_A = "published-a"
+PUBLISHED_B = "published-b"
+PUBLISHED = (PUBLISHED_A, PUBLISHED_B)
+"""Protocols that split by row and have no validation part; they differ in how the held-out rows are scored."""
 
 TRAIN_SHARE = 0.75
 VAL_SHARE = 0.10
