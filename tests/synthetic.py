@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
@@ -61,9 +63,20 @@ def tiny_config(**changes: object) -> TrialConfig:
     return TrialConfig(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def planted_data(n_train: int = 40, n_val: int = 24, n_voxels: int = 10, noise: float = 0.3) -> TargetData:
-    """Responses of random linear filters and their squares, plus noise; the stimuli are coarse noise."""
-    generator = np.random.default_rng(5)
+def planted_data(
+    n_train: int = 40,
+    n_val: int = 24,
+    n_voxels: int = 10,
+    noise: float = 0.3,
+    *,
+    seed: int = 5,
+    subject: str = "subj01",
+) -> TargetData:
+    """Responses of random linear filters and their squares, plus noise; the stimuli are coarse noise.
+
+    Another seed gives other stimuli, filters and noise: a subject that shares nothing with the first.
+    """
+    generator = np.random.default_rng(seed)
     n_test = 8
     n_stimuli = n_train + n_val + n_test
     coarse = generator.uniform(0, 255, (n_stimuli, 4, 4, 3))
@@ -77,7 +90,18 @@ def planted_data(n_train: int = 40, n_val: int = 24, n_voxels: int = 10, noise: 
     order = generator.permutation(n_stimuli)
     train, val = np.sort(order[:n_train]), np.sort(order[n_train : n_train + n_val])
     train_part, val_part = (Partition(stimuli, rows, responses[rows], rows + 1000) for rows in (train, val))
-    return TargetData(TARGET, train_part, val_part, digest="synthetic")
+    return TargetData(replace(TARGET, subjects=(subject,)), train_part, val_part, digest="synthetic")
+
+
+POOLED_TARGET = replace(TARGET, subjects=("subj01", "subj02"))
+
+
+def planted_pair(n_train: tuple[int, int] = (40, 33), n_voxels: tuple[int, int] = (10, 17)) -> list[TargetData]:
+    """Two subjects of `POOLED_TARGET` with different stimuli and numbers of stimuli and voxels."""
+    return [
+        planted_data(n, n_voxels=v, seed=seed, subject=subject)
+        for n, v, seed, subject in zip(n_train, n_voxels, (5, 6), POOLED_TARGET.subjects, strict=True)
+    ]
 
 
 def unused_rows(data: TargetData) -> np.ndarray:

@@ -10,7 +10,9 @@ from typing import Any
 from trainables.errors import ConfigError
 from trainables.target import Target
 
-METHODS = ("untuned", "contrastive", "regression")
+METHODS = ("untuned", "contrastive", "regression", "pooled-avg", "pooled-const")
+ENCODERS = ("ridge", "pls")
+PROTOCOLS = ("nested", "published-a", "published-b")
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,13 @@ class TrialConfig:
 
     target: Target
     method: str
-    """``contrastive``, ``regression`` or ``untuned`` (the pretrained backbone, zero epochs)."""
+    """``contrastive``, ``regression`` or ``untuned`` (the pretrained backbone, zero epochs), for one subject;
+    ``pooled-avg`` or ``pooled-const``, contrastive for several subjects together."""
     backbone: str = "alexnet"
     layer_cutoff: str = "output"
     """Layer at which the backbone ends and the head hangs; ``output`` keeps the whole network."""
     objective: str = "info_nce"
-    """Name in `trainables.tuning.objectives.OBJECTIVES`; read by ``contrastive`` alone."""
+    """Name in `trainables.tuning.objectives.OBJECTIVES`; read by contrastive methods alone, pooled or not."""
     temperature: float = 0.3
     """Divides cosine similarities before the softmax; dimensionless, > 0."""
     learning_rate: float = 1e-4
@@ -43,20 +46,25 @@ class TrialConfig:
     """Seeds initialisation, shuffling and dropout."""
     score_epochs: tuple[int, ...] = ()
     """Epochs after which the validation score is computed, besides the last one."""
+    mse_weight: float = 0.0
+    """Weight of the mean squared error of a linear readout, in squared response units, beside the contrastive
+    objective; >= 0, and above 0 for contrastive methods alone."""
+    encoder: str = "ridge"
+    """Encoding model that scores: ``ridge`` or ``pls``."""
+    protocol: str = "nested"
+    """Which stimuli are tuned on and scored on, see `PROTOCOLS`; scores of two protocols are never compared."""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ConfigError(f"method is {self.method!r}; expected one of {', '.join(METHODS)}")
-        for field in ("temperature", "learning_rate"):
-            value = getattr(self, field)
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{field} is {value}; expected a finite number above 0")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ConfigError(f"weight_decay is {self.weight_decay}; expected a finite number of at least 0")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}; expected a whole number of at least 0")
-        if self.batch_size < 2:
-            raise ConfigError(f"batch_size is {self.batch_size}; expected at least 2 (a contrast needs a negative)")
+        for field, names in (("method", METHODS), ("encoder", ENCODERS), ("protocol", PROTOCOLS)):
+            if getattr(self, field) not in names:
+                raise ConfigError(f"{field} is {getattr(self, field)!r}; expected one of {', '.join(names)}")
+        self._require_ranges()
+        self._require_subjects()
+        if self.mse_weight > 0 and not self.is_contrastive:
+            raise ConfigError(
+                f"mse_weight is {self.mse_weight} for method {self.method}; expected 0, since only contrastive methods "
+                "have an objective to add a squared error to"
+            )
         if (self.epochs == 0) != (self.method == "untuned") or self.epochs < 0:
             raise ConfigError(
                 f"epochs is {self.epochs} for method {self.method}; expected 0 for untuned, at least 1 otherwise"
@@ -64,6 +72,48 @@ class TrialConfig:
         outside = [epoch for epoch in self.score_epochs if not 1 <= epoch <= self.epochs]
         if outside:
             raise ConfigError(f"score_epochs holds {outside[0]}; expected epochs from 1 to {self.epochs}")
+
+    def _require_ranges(self) -> None:
+        for field in ("temperature", "learning_rate"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{field} is {value}; expected a finite number above 0")
+        for field in ("weight_decay", "mse_weight"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{field} is {value}; expected a finite number of at least 0")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; expected a whole number of at least 0")
+        if self.batch_size < 2:
+            raise ConfigError(f"batch_size is {self.batch_size}; expected at least 2 (a contrast needs a negative)")
+
+    def _require_subjects(self) -> None:
+        n_subjects = len(self.target.subjects)
+        if self.is_pooled and n_subjects < 2:
+            raise ConfigError(
+                f"method is {self.method} for {self.target.name}, a single subject; name several subjects or choose "
+                "a method for one"
+            )
+        if not self.is_pooled and n_subjects > 1:
+            raise ConfigError(
+                f"method is {self.method} for {self.target.name}, {n_subjects} subjects; name a single one or choose "
+                "pooled-avg or pooled-const"
+            )
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether one network is tuned for several subjects together."""
+        return self.method.startswith("pooled-")
+
+    @property
+    def is_contrastive(self) -> bool:
+        """Whether `objective` and `temperature` are read."""
+        return self.method == "contrastive" or self.is_pooled
+
+    @property
+    def objective_name(self) -> str:
+        """``info_nce``, or ``info_nce+mse`` with a squared error beside it: how tables name the objective."""
+        return f"{self.objective}+mse" if self.mse_weight > 0 else self.objective
 
     @property
     def scored_epochs(self) -> tuple[int, ...]:

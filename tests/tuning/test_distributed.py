@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
-from tests.synthetic import planted_data, tiny_config, tiny_weights
+from tests.synthetic import POOLED_TARGET, planted_data, planted_pair, tiny_config, tiny_weights
 from trainables.config import TrialConfig
 from trainables.models.backbone import BACKBONES
 from trainables.tuning.distributed import average_gradients, gather_rows, share_of, world
@@ -17,8 +17,14 @@ from trainables.tuning.loop import TrialRun
 N_WORKERS = 2
 # 40 stimuli in batches of 13, 13 and 14: the last one of a single stimulus is merged, and 13 does not divide by 2.
 CONFIGS = [
-    tiny_config(method=method, batch_size=13, epochs=3, layer_cutoff="classifier.2", learning_rate=3e-3)
-    for method in ("contrastive", "regression")
+    tiny_config(**changes, batch_size=13, epochs=3, layer_cutoff="classifier.2", learning_rate=3e-3)
+    for changes in (
+        {"method": "contrastive"},
+        {"method": "regression"},
+        {"method": "contrastive", "objective": "hard_negatives", "mse_weight": 0.7},
+        {"method": "contrastive", "objective": "bimixco"},
+        {"method": "pooled-avg", "target": POOLED_TARGET, "mse_weight": 0.7},
+    )
 ]
 
 Outcome = dict[str, Tensor | list[float]]
@@ -38,12 +44,14 @@ def _outcome(config: TrialConfig) -> Outcome:
     torch.set_num_threads(1)
     weights = tiny_weights()
     _without_dropout()
-    run = TrialRun(config, planted_data(), weights, device="cpu", precision="float32")
-    run._batch_loss(torch.arange(13)).backward()
+    data = planted_pair() if config.is_pooled else planted_data()
+    run = TrialRun(config, data, weights, device="cpu", precision="float32")
+    generator = torch.Generator().manual_seed(0)
+    torch.stack([run._batch_loss(torch.arange(13), generator, subject) for subject in run._subjects]).sum().backward()
     average_gradients(run._parameters)
     names = [name for module in (run.backbone, run.head) for name, _ in module.named_parameters()]
     gradients = {name: p.grad.clone() for name, p in zip(names, run._parameters, strict=True) if p.grad is not None}
-    results = list(TrialRun(config, planted_data(), weights, device="cpu", precision="float32"))
+    results = list(TrialRun(config, data, weights, device="cpu", precision="float32"))
     score = results[-1].score
     assert score is not None
     return {**gradients, "losses": [result.train_loss for result in results], "r": [score.r]}
@@ -90,7 +98,9 @@ def test_gathered_rows_and_their_gradient(outcomes: list[list[Outcome]]) -> None
         torch.testing.assert_close(gathered["mean_gradient"], torch.tensor([1.0, 5.0]))
 
 
-@pytest.mark.parametrize("index", range(len(CONFIGS)), ids=[config.method for config in CONFIGS])
+@pytest.mark.parametrize(
+    "index", range(len(CONFIGS)), ids=[f"{config.method}-{config.objective_name}" for config in CONFIGS]
+)
 def test_two_workers_compute_what_one_computes(
     outcomes: list[list[Outcome]], index: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,18 @@ def test_scores_come_at_the_epochs_asked_for_and_the_best_is_kept() -> None:
     assert model.readout_layer == run.best.score.best_layer  # type: ignore[union-attr]
 
 
+def test_scores_by_the_encoder_of_the_configuration() -> None:
+    found = {}
+    for encoder in ("ridge", "pls"):
+        run = _run(encoder=encoder, method="untuned", epochs=0)
+        (result,) = list(run)
+        assert result.score is not None
+        found[encoder] = result.score.r
+        expected = score_readout_layers(run.backbone, planted_data(), encoder=encoder).r
+        assert result.score.r == pytest.approx(expected, abs=1e-6)
+    assert abs(found["ridge"] - found["pls"]) > 1e-4
+
+
 def test_the_best_model_survives_the_disk(tmp_path: Path) -> None:
     run = _run()
     list(run)

@@ -1,4 +1,4 @@
-"""The tuning of one backbone to one target, epoch by epoch.
+"""The tuning of one backbone to one target, of one subject or of several, epoch by epoch.
 
 ``TrialRun(config, data, weights)`` is an iterator: each ``next()`` tunes for one epoch and gives an
 `EpochResult`, with a validation score at the epochs that the configuration asks for. Dropping the iterator
@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from trainables.config import TrialConfig
-from trainables.encoding.validation import ValidationScore, score_readout_layers
+from trainables.encoding.pooled import score_pooled
+from trainables.encoding.validation import ValidationScore
 from trainables.errors import ConfigError, NonFiniteLossError
-from trainables.models.backbone import Backbone, build_backbone
+from trainables.models.backbone import Backbone, backbone_spec, build_backbone
 from trainables.models.hardware import autocast, choose_device, choose_precision
-from trainables.models.heads import ContrastiveHead, RegressionHead
-from trainables.models.images import StimulusCache, normalised_batch
+from trainables.models.images import StimulusCache
 from trainables.models.tuned_model import TunedModel
 from trainables.models.weights import PretrainedWeights
 from trainables.tuning import distributed
+from trainables.tuning.losses import batch_loss, build_head
 from trainables.tuning.objectives import OBJECTIVES
+from trainables.tuning.pooled import SubjectInTraining, require_subjects, subjects_in_training
 
 if TYPE_CHECKING:
     from trainables.data.responses import TargetData
@@ -42,12 +43,12 @@ class EpochResult:
     epoch: int
     """From 1; 0 for an untuned backbone."""
     train_loss: float
-    """Mean over the epoch's training stimuli: nats for contrastive objectives, squared response units for
-    regression, NaN for an untuned backbone."""
+    """Mean over the epoch's training stimuli of all subjects: nats for contrastive objectives (plus the weighted
+    squared error, if any), squared response units for regression, NaN for an untuned backbone."""
     seconds: float
     """Spent tuning, without the score."""
     images_per_second: float
-    """Training stimuli of all workers over ``seconds``; 0 for an untuned backbone."""
+    """Training stimuli of all workers and subjects over ``seconds``; 0 for an untuned backbone."""
     score: ValidationScore | None
     """At the configuration's scored epochs, else None."""
     score_seconds: float = 0.0
@@ -59,28 +60,32 @@ class TrialRun(Iterator[EpochResult]):
 
     The published recipe (arXiv 2410.06067): Adam on all parameters of backbone and head, shuffled batches,
     dropout on, no augmentation, no schedule. A last batch of a single stimulus joins the one before it, since
-    it has no negative.
+    it has no negative. A pooled trial visits its subjects in turn, one after the other in every epoch, with one
+    optimiser step a batch; a subject's own layers rest while others are visited.
 
     The result depends on configuration, data, weights and machine, not on what ran in the process before:
-    initialisation, shuffling and dropout are seeded anew in every epoch. On a CPU it is the same to the bit;
-    on CUDA, kernels that add in no fixed order leave differences of rounding. PyTorch's global generator is
-    reseeded.
+    initialisation, shuffling, dropout and what an objective draws are seeded anew in every epoch. On a CPU it is
+    the same to the bit; on CUDA, kernels that add in no fixed order leave differences of rounding. PyTorch's global
+    generator is reseeded.
 
     Args:
         config: what to compute.
-        data: training and validation part of the target.
+        data: training and validation part of the target; of a pooled trial, those of every subject, in the order of
+            ``config.target.subjects``.
         weights: where the backbone starts; copied.
         device: ``auto``, or where to compute.
         precision: of the backbone, see `trainables.models.hardware.choose_precision`; scores use the same.
         n_components: principal components of the encoding models that score.
-        stimuli: keeps stimuli on a CUDA device from trial to trial; without it each trial sends them anew.
+        stimuli: keeps stimuli on a CUDA device from trial to trial, one cache for each subject; without it each trial
+            sends them anew.
 
     Attributes:
         best: result of the scored epoch with the highest validation r so far, the earlier one on a tie; None
             before.
 
     Raises:
-        ConfigError: a backbone, cutoff or objective that does not exist, or fewer than two training stimuli.
+        ConfigError: a backbone, cutoff or objective that does not exist, fewer than two training stimuli, or data
+            of other subjects than the target's.
         WeightsError: the weights do not reach the layer cutoff.
         NonFiniteLossError: from ``next()``, when the loss or the features became NaN or infinite.
     """
@@ -88,28 +93,29 @@ class TrialRun(Iterator[EpochResult]):
     def __init__(
         self,
         config: TrialConfig,
-        data: TargetData,
+        data: TargetData | Sequence[TargetData],
         weights: PretrainedWeights,
         *,
         device: str | torch.device = "auto",
         precision: str = "auto",
         n_components: int = 1000,
-        stimuli: StimulusCache | None = None,
+        stimuli: StimulusCache | Sequence[StimulusCache] | None = None,
     ) -> None:
-        _require_trial(config, data, weights)
+        each = list(data) if isinstance(data, Sequence) else [data]
+        _require_trial(config, weights)
+        require_subjects(config, each)
         self.config = config
         self.best: EpochResult | None = None
         self._best_states: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
-        self._data = data
         self._weights = weights
         self._device = choose_device(device)
         self._precision = precision
         self._n_components = n_components
-        self._stimuli = (stimuli or StimulusCache()).on_device(data.train.stimuli, self._device)
-        self._responses = torch.as_tensor(data.train.responses, dtype=torch.float32, device=self._device)
+        self._subjects = subjects_in_training(each, stimuli, self._device)
+        self._n_stimuli = sum(len(subject.responses) for subject in self._subjects)
         torch.manual_seed(_seed(config.seed, 0))
         self.backbone: Backbone = build_backbone(config.backbone, weights.state, config.layer_cutoff)
-        self.head = _build_head(config.method, self.backbone.n_features, data.n_voxels)
+        self.head = build_head(config, self.backbone.n_features, [one.n_voxels for one in each])
         for module in (self.backbone, self.head):
             distributed.copy_from_first_worker(module.to(self._device))
         self._parameters = [*self.backbone.parameters(), *self.head.parameters()]
@@ -151,26 +157,28 @@ class TrialRun(Iterator[EpochResult]):
             started = time.perf_counter()
             loss = self._tune_epoch(epoch, optimiser)
             seconds = time.perf_counter() - started
-            result = EpochResult(epoch, loss, seconds, len(self._responses) / seconds, None)
+            result = EpochResult(epoch, loss, seconds, self._n_stimuli / seconds, None)
             yield self._scored(result) if epoch in self.config.scored_epochs else result
 
     def _tune_epoch(self, epoch: int, optimiser: torch.optim.Optimizer) -> float:
-        """One pass over the training stimuli; the mean loss."""
+        """One pass over the training stimuli of every subject in turn; the mean loss."""
         torch.manual_seed(_seed(self.config.seed, epoch, distributed.world()[0]))
-        shuffling = torch.Generator().manual_seed(_seed(self.config.seed, epoch))
+        # The same on every worker, unlike PyTorch's own: for shuffling, and for what the objective draws.
+        generator = torch.Generator().manual_seed(_seed(self.config.seed, epoch))
         self.backbone.train()
         self.head.train()
         # Summed on the device: reading the loss at every step would make a GPU wait for Python.
         total = torch.zeros((), device=self._device)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            for batch in _shuffled_batches(len(self._responses), self.config.batch_size, shuffling):
-                loss = self._batch_loss(batch)
-                optimiser.zero_grad()
-                loss.backward()
-                distributed.average_gradients(self._parameters)
-                optimiser.step()
-                total += loss.detach() * len(batch)
-        mean = float(total) / len(self._responses)
+            for subject in self._subjects:
+                for batch in _shuffled_batches(len(subject.responses), self.config.batch_size, generator):
+                    loss = self._batch_loss(batch, generator, subject)
+                    optimiser.zero_grad()
+                    loss.backward()
+                    distributed.average_gradients(self._parameters)
+                    optimiser.step()
+                    total += loss.detach() * len(batch)
+        mean = float(total) / self._n_stimuli
         if not math.isfinite(mean):
             raise NonFiniteLossError(
                 f"training loss is {mean} in epoch {epoch}; lower the learning rate "
@@ -178,35 +186,32 @@ class TrialRun(Iterator[EpochResult]):
             )
         return mean
 
-    def _batch_loss(self, batch: Tensor) -> Tensor:
+    def _batch_loss(self, batch: Tensor, generator: torch.Generator, subject: SubjectInTraining) -> Tensor:
         """Loss of the whole batch, from this worker's share of the images.
 
         Args:
-            batch: positions within the training part, int64 ``[n_stimuli]``, on the CPU.
+            batch: positions within the subject's training part, int64 ``[n_stimuli]``, on the CPU.
+            generator: of the CPU, in the same state on every worker.
+            subject: whose stimuli and responses they are.
         """
-        rows = self._data.train.rows[distributed.share_of(batch).numpy()]
-        images = normalised_batch(self._stimuli, rows, self.backbone.spec, self._device)
+        images = subject.share_of_images(batch, self.backbone.spec)
         # Only the backbone runs in reduced precision: a small temperature would magnify the rounding of
         # embeddings.
         with autocast(self._device, choose_precision(self._precision, self._device)):
             features = self.backbone(images)
-        responses = self._responses[batch.to(self._device)]
-        if isinstance(self.head, ContrastiveHead):
-            projected = distributed.gather_rows(self.head.project_images(features))
-            response_embeddings, image_embeddings = self.head(responses, projected)
-            objective = OBJECTIVES[self.config.objective]
-            return objective(response_embeddings, image_embeddings, self.config.temperature)
-        return functional.mse_loss(distributed.gather_rows(self.head(features)), responses)
+        responses = subject.responses[batch.to(self._device)]
+        return batch_loss(self.head, features, responses, self.config, generator, subject.index)
 
     def _scored(self, result: EpochResult) -> EpochResult:
         """The result with its validation score; keeps the network's state if it is the best so far."""
         started = time.perf_counter()
-        score = score_readout_layers(
+        score = score_pooled(
             self.backbone,
-            self._data,
+            [subject.data for subject in self._subjects],
             precision=self._precision,
             n_components=self._n_components,
-            stimuli=self._stimuli,
+            stimuli=[subject.stimuli for subject in self._subjects],
+            encoder=self.config.encoder,
         )
         scored = replace(result, score=score, score_seconds=time.perf_counter() - started)
         if self.best is None or self.best.score is None or score.r > self.best.score.r:
@@ -218,26 +223,28 @@ class TrialRun(Iterator[EpochResult]):
         return {
             "config": self.config.to_dict(),
             "epoch": epoch,
-            "split_digest": self._data.digest,
+            "split_digest": self._subjects[0].data.digest,
             "validation_r": score.r,
             "validation_r_by_layer": dict(score.r_by_layer),
             "weights": {"source": self._weights.source, "digest": self._weights.digest},
         }
 
 
-def _require_trial(config: TrialConfig, data: TargetData, weights: PretrainedWeights) -> None:
+def _require_one_worker(config: TrialConfig) -> None:
+    n_workers = distributed.world()[1]
+    if n_workers > 1 and backbone_spec(config.backbone).has_batch_norm:
+        raise ConfigError(
+            f"backbone {config.backbone} has batch normalisation, which {n_workers} workers would each compute on their "
+            "part of a batch; use a profile with one worker a slot, or alexnet, vgg11 or convnext_tiny"
+        )
+
+
+def _require_trial(config: TrialConfig, weights: PretrainedWeights) -> None:
+    _require_one_worker(config)
     if config.backbone != weights.backbone:
         raise ConfigError(f"backbone is {config.backbone}, but the weights are for {weights.backbone}; load its own")
-    if config.method == "contrastive" and config.objective not in OBJECTIVES:
+    if config.is_contrastive and config.objective not in OBJECTIVES:
         raise ConfigError(f"objective is {config.objective!r}; expected one of {', '.join(OBJECTIVES)}")
-    if len(data.train.rows) < 2:
-        raise ConfigError(f"{data.target.name} has {len(data.train.rows)} training stimuli; expected at least 2")
-
-
-def _build_head(method: str, n_features: int, n_voxels: int) -> nn.Module:
-    if method == "contrastive":
-        return ContrastiveHead(n_features, n_voxels)
-    return RegressionHead(n_features, n_voxels) if method == "regression" else nn.Identity()
 
 
 def _shuffled_batches(n_stimuli: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
