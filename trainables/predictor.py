@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from upath import UPath
 
-from trainables.encoding.encoder import RidgeEncoder
+from trainables.encoding.linear import LinearEncoder
+from trainables.encoding.pls import load_encoder
 from trainables.errors import DataError
 from trainables.evaluations.encoding import predict_responses
 from trainables.models.backbone import Backbone, backbone_spec, build_backbone
@@ -29,7 +30,7 @@ BATCH = 64
 class ResponsePredictor:
     """The network up to its readout layer, and the encoding model behind it."""
 
-    def __init__(self, model: TunedModel, encoder: RidgeEncoder, device: str = "auto") -> None:
+    def __init__(self, model: TunedModel, encoder: LinearEncoder, device: str = "auto") -> None:
         self.model = model
         self.encoder = encoder
         self.network: Backbone = model.build().to(choose_device(device))
@@ -84,7 +85,7 @@ class ResponsePredictor:
         Raises:
             WeightsError: files that are missing or damaged.
         """
-        return cls(TunedModel.load(directory / "model"), RidgeEncoder.load(directory / "encoder"), device)
+        return cls(TunedModel.load(directory / "model"), load_encoder(directory / "encoder"), device)
 
 
 def _load_pyfunc(data_path: str) -> ResponsePredictor:

@@ -1,4 +1,8 @@
-"""The sweep's objective: encoding accuracy on validation stimuli, at the best readout layer."""
+"""The sweep's objective: encoding accuracy on validation stimuli, at the best readout layer.
+
+The published protocols have no validation part. There a network's score is cross-validated inside the training part,
+which the network itself was tuned on: it describes a trial and must not choose among tuned ones.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainables.encoding import _solvers
+from trainables.encoding.cross_validation import cross_validate
 from trainables.encoding.encoder import fit_gram
 from trainables.encoding.features import extract_features
+from trainables.encoding.pls import fit_gram_pls
 from trainables.encoding.scores import pearson_r
-from trainables.errors import NonFiniteLossError
+from trainables.errors import ConfigError, NonFiniteLossError
 from trainables.models.backbone import Backbone
 from trainables.models.images import Stimuli
 
@@ -45,8 +51,11 @@ def score_readout_layers(
     precision: str = "float32",
     n_components: int = 1000,
     stimuli: Stimuli | None = None,
+    encoder: str = "ridge",
 ) -> ValidationScore:
     """Fit an encoding model at each readout layer to the training part and score it on the validation part.
+
+    Without a validation part: five-fold cross-validation inside the training part, with one alpha for all voxels.
 
     One pass through the network and one eigendecomposition a layer; the same fit as `RidgeEncoder`'s, in
     terms of Gram matrices, since nobody asks for the weights of the features here.
@@ -58,36 +67,50 @@ def score_readout_layers(
         precision: of the network's pass.
         n_components: principal components of the encoding models.
         stimuli: the partitions' stimuli where they already lie on the device, uint8 ``[n, size, size, 3]``.
+        encoder: ``ridge`` or ``pls``; cross-validation knows ridge alone.
 
     Raises:
+        ConfigError: another encoder than ridge without a validation part.
         NonFiniteLossError: the features are not finite, as happens when training diverged at its last step.
     """
+    if encoder != "ridge" and not len(data.val.rows):
+        raise ConfigError(f"encoder is {encoder!r} without a validation part; cross-validation is defined for ridge")
     chosen = tuple(layers) if layers is not None else model.readout_layers
     pixels = data.train.stimuli if stimuli is None else stimuli
     rows = np.concatenate([data.train.rows, data.val.rows])
     features = extract_features(model, pixels, rows, chosen, precision=precision)
     scores: dict[str, NDArray[np.float64]] = {}
     for layer in chosen:
-        predicted = _predict_validation(features.pop(layer), data.train.responses, layer, n_components)
-        scores[layer] = pearson_r(predicted, data.val.responses)
+        found = features.pop(layer)
+        if len(data.val.rows):
+            predicted = _predict_validation(found, data.train.responses, layer, n_components, encoder)
+            scores[layer] = pearson_r(predicted, data.val.responses)
+        else:
+            _require_finite(found, layer)
+            scores[layer] = cross_validate(found, data.train.responses, n_components=n_components).r_at_one_alpha
     r_by_layer = {layer: float(r.mean()) for layer, r in scores.items()}
     best_layer = max(r_by_layer, key=r_by_layer.__getitem__)
     return ValidationScore(r_by_layer[best_layer], best_layer, r_by_layer, scores[best_layer])
 
 
 def _predict_validation(
-    features: Tensor, train_responses: NDArray[np.float32], layer: str, n_components: int
+    features: Tensor, train_responses: NDArray[np.float32], layer: str, n_components: int, encoder: str
 ) -> NDArray[np.float64]:
     """Responses to the stimuli that follow the training stimuli, by an encoding model of the latter."""
     n_train = len(train_responses)
     features -= features[:n_train].mean(dim=0)
     products = _solvers.cross_gram(features, features[:n_train])  # [n_train + n_val, n_train]
-    if not torch.isfinite(products).all():
+    _require_finite(products, layer)
+    responses = torch.as_tensor(train_responses, dtype=torch.float64, device=features.device)
+    tolerance = _solvers.RELATIVE_TOLERANCE[features.dtype]
+    fit_products = fit_gram_pls if encoder == "pls" else fit_gram
+    fit = fit_products(products[:n_train], responses, tolerance, n_components)
+    predicted: NDArray[np.float64] = fit.predict(products[n_train:]).cpu().numpy()
+    return predicted
+
+
+def _require_finite(values: Tensor, layer: str) -> None:
+    if not torch.isfinite(values).all():
         raise NonFiniteLossError(
             f"features at {layer} are NaN or infinite after tuning; lower the learning rate or raise the temperature"
         )
-    responses = torch.as_tensor(train_responses, dtype=torch.float64, device=features.device)
-    tolerance = _solvers.RELATIVE_TOLERANCE[features.dtype]
-    fit = fit_gram(products[:n_train], responses, tolerance, n_components)
-    predicted: NDArray[np.float64] = fit.predict(products[n_train:]).cpu().numpy()
-    return predicted

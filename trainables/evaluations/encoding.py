@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from trainables.encoding.encoder import RidgeEncoder
 from trainables.encoding.features import extract_features
+from trainables.encoding.linear import LinearEncoder
+from trainables.encoding.pls import ENCODERS
 from trainables.encoding.scores import noise_normalised_r2, pearson_r
 from trainables.models.backbone import Backbone
 from trainables.models.images import Stimuli
@@ -48,7 +49,8 @@ def fit_encoder(
     *,
     n_components: int = 1000,
     precision: str = "float32",
-) -> RidgeEncoder:
+    encoder: str = "ridge",
+) -> LinearEncoder:
     """The encoding model of one target at one readout layer.
 
     Args:
@@ -57,19 +59,20 @@ def fit_encoder(
         train: training part of the target.
         n_components: principal components kept at most.
         precision: of the network's pass.
+        encoder: ``ridge`` or ``pls``.
 
     Raises:
         ConfigError: the model has no such layer.
         ValueError: features that are not finite.
     """
     features = extract_features(model, train.stimuli, train.rows, [readout_layer], precision=precision)
-    return RidgeEncoder(n_components).fit(features[readout_layer], train.responses)
+    return ENCODERS[encoder](n_components).fit(features[readout_layer], train.responses)
 
 
 def predict_responses(
     model: Backbone,
     readout_layer: str,
-    encoder: RidgeEncoder,
+    encoder: LinearEncoder,
     stimuli: Stimuli,
     *,
     precision: str = "float32",
@@ -95,7 +98,7 @@ def predict_responses(
 def evaluate_encoding(
     model: Backbone,
     readout_layer: str,
-    encoder: RidgeEncoder,
+    encoder: LinearEncoder,
     test: Partition,
     noise_ceiling: ArrayLike | None = None,
     *,
@@ -149,7 +152,7 @@ def voxels_improved(r: ArrayLike, reference_r: ArrayLike) -> float:
 def _predict(
     model: Backbone,
     readout_layer: str,
-    encoder: RidgeEncoder,
+    encoder: LinearEncoder,
     stimuli: Stimuli,
     rows: NDArray[np.int64],
     precision: str,

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import pearsonr
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
+
+from trainables.encoding.cross_validation import cross_validate, folds
+
+
+def simulated(n: int = 60, p: int = 30, v: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(n, p)) + 5
+    responses = features @ rng.normal(size=(p, v)) / 3 + rng.normal(size=(n, v))
+    return features, responses.astype(np.float32)
+
+
+def test_folds_score_every_stimulus_once_and_fit_on_the_others() -> None:
+    held_out = []
+    for fitted, scored in folds(23):
+        assert set(fitted) | set(scored) == set(range(23))
+        assert not set(fitted) & set(scored)
+        held_out += scored.tolist()
+    assert sorted(held_out) == list(range(23))
+
+
+@pytest.mark.parametrize("n_components", [1000, 7])
+def test_scores_are_those_of_scikit_learn_refitted_in_every_fold(n_components: int) -> None:
+    features, responses = simulated()
+    alphas = (0.1, 10.0, 1000.0)
+    expected = np.zeros((len(alphas), responses.shape[1]))
+    for fitted, scored in folds(len(features)):
+        pca = PCA(min(n_components, len(fitted) - 1, features.shape[1])).fit(features[fitted])
+        for a, alpha in enumerate(alphas):
+            ridge = Ridge(alpha).fit(pca.transform(features[fitted]), responses[fitted])
+            predicted = ridge.predict(pca.transform(features[scored]))
+            expected[a] += [pearsonr(predicted[:, v], responses[scored, v])[0] / 5 for v in range(responses.shape[1])]
+    found = cross_validate(torch.tensor(features), responses, n_components=n_components, alphas=alphas)
+    np.testing.assert_allclose(found.r, expected, atol=1e-8)
+    best = expected.mean(axis=1).argmax()
+    assert found.one_alpha == alphas[best]
+    np.testing.assert_allclose(found.r_at_one_alpha, expected[best], atol=1e-8)
+    np.testing.assert_allclose(found.r_at_best_alphas, expected.max(axis=0), atol=1e-8)
+
+
+def test_repeated_stimuli_give_finite_scores() -> None:
+    features, responses = simulated()
+    features[1::2] = features[::2]
+    assert np.isfinite(cross_validate(torch.tensor(features).float(), responses).r).all()
+
+
+def test_too_few_stimuli_are_told() -> None:
+    with pytest.raises(ValueError, match="14 stimuli for 5 folds"):
+        cross_validate(torch.zeros(14, 3), np.zeros((14, 2), np.float32))
