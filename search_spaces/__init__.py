@@ -1,8 +1,10 @@
-"""What to explore: one function of an Optuna trial per method, and named budgets."""
+"""What to explore: one function of an Optuna trial per method, and the named spaces that use them."""
 
 from __future__ import annotations
 
-from search_spaces.budgets import BUDGETS, Budget, budget_named
-from search_spaces.methods import SUGGEST, starting_point
+from search_spaces.extras import EXTRAS, suggest_extras
+from search_spaces.own import read_space, space_from_text
+from search_spaces.space import Space
+from search_spaces.spaces import SPACES, space_named
 
-__all__ = ["BUDGETS", "SUGGEST", "Budget", "budget_named", "starting_point"]
+__all__ = ["EXTRAS", "SPACES", "Space", "read_space", "space_from_text", "space_named", "suggest_extras"]

@@ -6,12 +6,19 @@ is every study's first trial. All tuned methods get the same number of epochs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
 
+from trainables.tuning.objectives import OBJECTIVES
+
 Suggest = Callable[[optuna.trial.BaseTrial, Sequence[str]], dict[str, Any]]
+
+RECIPE = {"temperature": 0.3, "learning_rate": 1e-4}
+"""arXiv 2410.06067; the layer cutoff of the recipe is the deepest."""
+MIXED = "info_nce+mse"
+"""Name of the mixed strategy among the objectives: contrastive plus a weighted squared error."""
 
 
 def contrastive(trial: optuna.trial.BaseTrial, cutoffs: Sequence[str]) -> dict[str, Any]:
@@ -35,11 +42,30 @@ def untuned(trial: optuna.trial.BaseTrial, cutoffs: Sequence[str]) -> dict[str, 
     return {"layer_cutoff": cutoffs[-1], "epochs": 0}
 
 
-SUGGEST: dict[str, Suggest] = {"untuned": untuned, "contrastive": contrastive, "regression": regression}
+def objectives(trial: optuna.trial.BaseTrial, cutoffs: Sequence[str]) -> dict[str, Any]:
+    """What `contrastive` explores, and the objective itself."""
+    name = trial.suggest_categorical("objective", [*OBJECTIVES, MIXED])
+    values = {**contrastive(trial, cutoffs), "objective": name.removesuffix("+mse")}
+    if name == MIXED:
+        values["mse_weight"] = trial.suggest_float("mse_weight", 0.01, 10.0, log=True)
+    return values
 
 
-def starting_point(method: str, cutoffs: Sequence[str]) -> dict[str, Any]:
-    """The published recipe's values of what ``method`` explores, with the deepest cutoff the weights allow."""
-    values = {"temperature": 0.3, "layer_cutoff": cutoffs[-1], "learning_rate": 1e-4}
-    explored = {"untuned": (), "contrastive": tuple(values), "regression": ("layer_cutoff", "learning_rate")}
-    return {name: values[name] for name in explored[method]}
+def mixed(trial: optuna.trial.BaseTrial, cutoffs: Sequence[str]) -> dict[str, Any]:
+    """What `contrastive` explores, and the weight of the squared error beside it."""
+    return {**contrastive(trial, cutoffs), "mse_weight": trial.suggest_float("mse_weight", 0.01, 10.0, log=True)}
+
+
+def recipe(trial: optuna.trial.BaseTrial, cutoffs: Sequence[str]) -> dict[str, Any]:
+    """Nothing to explore: the published recipe."""
+    return {"layer_cutoff": cutoffs[-1], **RECIPE}
+
+
+SUGGEST: Mapping[str, Suggest] = {
+    "untuned": untuned,
+    "contrastive": contrastive,
+    "regression": regression,
+    "pooled-avg": contrastive,
+    "pooled-const": contrastive,
+}
+"""What each method explores, unless a space says otherwise."""

@@ -1,0 +1,70 @@
+"""What a search space is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from search_spaces.methods import RECIPE, SUGGEST, Suggest, untuned
+from trainables.errors import ConfigError
+
+BASELINES = ("contrastive", "regression", "untuned")
+
+
+@dataclass(frozen=True)
+class Space:
+    """Methods, what they explore, and how much of it; ``sweep.py run`` has an option for every number.
+
+    Raises:
+        ConfigError: a method that nothing is known of.
+    """
+
+    description: str
+    """One line for ``--help``."""
+    methods: tuple[str, ...] = BASELINES
+    rois: tuple[str, ...] = ("early",)
+    """ROI labels and groups."""
+    trials: int = 12
+    """Trials of each tuned (target, method); ``untuned`` always takes one."""
+    epochs: int = 30
+    """Passes over the training stimuli of a trial that is not pruned."""
+    batch_size: int = 1024
+    """Stimuli in one optimiser step."""
+    deepest_cutoff: str = "output"
+    """Layers behind it are not explored: a readout layer, ``convolutional`` for the backbone's deepest with rows and
+    columns, or ``output`` for no limit."""
+    suggest: Mapping[str, Suggest] = field(default_factory=dict)
+    """What a method explores, where that is not `search_spaces.methods.SUGGEST`."""
+    first: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """First trial of a method, beside the published recipe's values; what a function of `suggest` explores has none
+    unless it is named here."""
+    epoch_factors: Mapping[str, float] = field(default_factory=dict)
+    """Epochs of a method as a multiple of `epochs`; 1 where it is not named."""
+    searched: bool = True
+    """False: a single trial of each study, nothing pruned, scored after the last epoch alone."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in (*self.methods, *self.suggest) if name not in SUGGEST]
+        if unknown or not self.methods:
+            raise ConfigError(
+                f"the space has the method {(unknown or ['none'])[0]!r}; expected some of {', '.join(SUGGEST)}"
+            )
+
+    def suggestion(self, method: str) -> Suggest:
+        """The function that explores ``method``."""
+        return self.suggest.get(method, SUGGEST[method])
+
+    def epochs_of(self, method: str, epochs: int) -> int:
+        """Epochs of a trial of ``method`` where the sweep has ``epochs``."""
+        return max(1, round(epochs * self.epoch_factors.get(method, 1.0)))
+
+    def starting_point(self, method: str, cutoffs: Sequence[str]) -> dict[str, Any]:
+        """The published recipe's values of what ``method`` explores, with the deepest cutoff the weights allow; empty
+        where a space explores in its own way and names no first trial.
+        """
+        own = method in self.suggest and method not in self.first
+        if own or not self.searched or self.suggestion(method) is untuned:
+            return {}
+        values = {"layer_cutoff": cutoffs[-1], **RECIPE, **self.first.get(method, {})}
+        return {name: value for name, value in values.items() if method != "regression" or name != "temperature"}
