@@ -25,8 +25,8 @@ from orchestrator.planning import SweepOptions, make_plan
 from orchestrator.progress import SweepProgress
 from orchestrator.storage import SweepStorage
 from orchestrator.tuning import ray_running, run_trials
-from trainables.data.algonauts import open_algonauts
 from trainables.data.demo import make_demo
+from trainables.data.open import open_dataset
 from trainables.models.weights import load_weights, save_weights
 
 LIMIT_SECONDS = 0.5
@@ -50,7 +50,7 @@ def run_sweep(data: Path, folder: Path, name: str, trials: int, warm: bool) -> t
     )
     storage = SweepStorage(options.storage, name)
     weights = load_weights("random")
-    plan = make_plan(options, storage, open_algonauts(data), weights)
+    plan = make_plan(options, storage, open_dataset(data), weights)
     storage.create()
     save_weights(weights, storage.weights_file)
     ledger = Ledger(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +20,9 @@ from orchestrator.storage import SweepStorage, read_json, sweep_names, write_jso
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.projector import Projector
 from orchestrator.tuning import ray_running, run_trials
-from trainables.data.algonauts import open_algonauts
+from trainables.data.open import open_dataset
 from trainables.errors import StorageError
-from trainables.models.weights import save_weights
+from trainables.models.weights import PretrainedWeights, save_weights
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
     """
     storage = SweepStorage(options.storage, options.name)
     choose_profile(options.profile, {})  # an unknown name is told before anything is made
-    dataset = open_algonauts(options.data)
+    dataset = open_dataset(options.data)
     weights = prepare_weights(options.weights, options.backbone, dataset.is_demo, console)
     plan = make_plan(options, storage, dataset, weights)
     if storage.plan_file.exists():
@@ -50,11 +51,22 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
         refuse_changes(existing, plan, options)
         plan = replace(existing, profile=plan.profile)
     else:
+        _make(storage, plan, weights)
+    return plan, execute(plan, storage, options.address, console, quiet)
+
+
+def _make(storage: SweepStorage, plan: SweepPlan, weights: PretrainedWeights) -> None:
+    """Write what makes a folder a sweep, the plan last; on a full disk nothing of it stays."""
+    new = not storage.root.exists()
+    try:
         storage.create()
         save_weights(weights, storage.weights_file)
         open_storage(plan.ledger)
         write_plan(storage, plan)
-    return plan, execute(plan, storage, options.address, console, quiet)
+    except BaseException:
+        if new and storage.is_local:
+            shutil.rmtree(str(storage.root), ignore_errors=True)
+        raise
 
 
 def resume(

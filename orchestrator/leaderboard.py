@@ -18,6 +18,8 @@ class Row:
     """One line: a study and its best trial, if it has one."""
 
     target: str
+    label: str
+    """The target as tables show it."""
     method: str
     trials: int
     """Trials that have ended."""
@@ -73,6 +75,7 @@ def _row(
     tuned = best is not None and key.method != "untuned"
     return Row(
         target=key.target.name,
+        label=key.target.label,
         method=key.method,
         trials=len(records) - states.count("running"),
         planned=ledger.plan.studies[key],
@@ -82,7 +85,7 @@ def _row(
         val_r=best.value if best else None,
         readout_layer=best.details.get("readout_layer") if best else None,
         layer_cutoff=config["layer_cutoff"] if tuned else None,
-        temperature=config["temperature"] if tuned and key.method == "contrastive" else None,
+        temperature=config["temperature"] if tuned and key.method != "regression" else None,
         learning_rate=config["learning_rate"] if tuned else None,
         epoch=best.details.get("best_epoch") if best else None,
         untuned_r=untuned.get(best.details.get("readout_layer", "")) if tuned and best else None,
@@ -94,7 +97,10 @@ def _row(
 def _test_scores(storage: SweepStorage) -> dict[str, float]:
     if not storage.encoding_scores_file.exists():
         return {}
-    return {row["trial"]: row["test_r"] for row in read_json(storage.encoding_scores_file)["rows"]}
+    by_trial: dict[str, list[float]] = {}
+    for row in read_json(storage.encoding_scores_file)["rows"]:
+        by_trial.setdefault(row["trial"], []).append(row["test_r"])
+    return {trial: sum(scores) / len(scores) for trial, scores in by_trial.items()}  # pooled: mean over its subjects
 
 
 def as_json(rows: list[Row]) -> list[dict[str, Any]]:
@@ -126,7 +132,7 @@ def leaderboard_table(rows: list[Row], width: int) -> Table:
     for row in rows:
         style = "bold" if row.best_of_target else ""
         gain = None if row.val_r is None or row.untuned_r is None else row.val_r - row.untuned_r
-        cells = [row.target, row.method, _number(row.val_r, ".3f"), _number(gain, "+.3f")]
+        cells = [row.label, row.method, _number(row.val_r, ".3f"), _number(gain, "+.3f")]
         cells += [_number(row.test_r, ".3f")] if tested else []
         cells += [row.readout_layer or "–", row.layer_cutoff or "–", _number(row.temperature, ".2g")]
         cells += [_number(row.learning_rate, ".1e")] if show_rate else []

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from orchestrator.plan import StudyKey, SweepPlan, stable_seed
 from orchestrator.storage import storage_errors
-from search_spaces import SUGGEST, starting_point
+from search_spaces import suggest_extras
 from trainables.config import TrialConfig
 from trainables.errors import StorageError
 
@@ -90,9 +90,13 @@ class Ledger:
             existing = set(optuna.get_all_study_names(self._storage))
             for key in self.plan.studies:
                 if self._study_name(key) not in existing:
-                    optuna.create_study(storage=self._storage, study_name=self._study_name(key), direction="maximize")
-                study = self._study(key)
-                first = starting_point(key.method, self.plan.cutoffs)
+                    optuna.create_study(
+                        storage=self._storage,
+                        study_name=self._study_name(key),
+                        directions=["maximize"] * len(self.plan.optimise),
+                    )
+                study = self.study(key)
+                first = self.plan.search_space.starting_point(key.method, self.plan.cutoffs)
                 # A driver may have died between making the study and queueing its first trial.
                 if first and not study.get_trials(deepcopy=False):
                     study.enqueue_trial(first)
@@ -100,7 +104,12 @@ class Ledger:
     def _study_name(self, key: StudyKey) -> str:
         return f"{self.plan.name}-{self.plan.sweep_id}/{key.name}"
 
-    def _study(self, key: StudyKey) -> optuna.Study:
+    def study(self, key: StudyKey) -> optuna.Study:
+        """Optuna's own view of a study.
+
+        Raises:
+            KeyError: the sweep died before it made this study.
+        """
         if key not in self._studies:
             pruner = SuccessiveHalvingPruner(
                 min_resource=self.plan.grace_epochs, reduction_factor=self.plan.reduction_factor
@@ -114,7 +123,7 @@ class Ledger:
         """Trials that a former driver left running, ready to run again as themselves."""
         found = []
         for key in self.plan.studies:
-            study = self._study(key)
+            study = self.study(key)
             for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 study.sampler = self._sampler(key, frozen.number)  # its driver may have died before it drew them all
                 with storage_errors(self.plan.ledger):
@@ -123,7 +132,7 @@ class Ledger:
 
     def ask(self, key: StudyKey) -> OpenTrial:
         """A new trial of study ``key``, already in the ledger."""
-        study = self._study(key)
+        study = self.study(key)
         number = len([t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING])
         study.sampler = self._sampler(key, number)
         with storage_errors(self.plan.ledger):
@@ -138,15 +147,20 @@ class Ledger:
         )
 
     def _configured(self, key: StudyKey, trial: Trial) -> OpenTrial:
+        plan, space = self.plan, self.plan.search_space
         values: dict[str, Any] = {
-            "epochs": self.plan.epochs,
-            "batch_size": self.plan.batch_size,
-            "backbone": self.plan.backbone,
-            "seed": self.plan.seed,
-            **SUGGEST[key.method](trial, self.plan.cutoffs),
+            "epochs": space.epochs_of(key.method, plan.epochs),
+            "batch_size": plan.batch_size,
+            "backbone": plan.backbone,
+            "seed": plan.seed,
+            "encoder": plan.encoder,
+            "protocol": plan.protocol,
         }
+        values |= space.suggestion(key.method)(trial, plan.cutoffs)
         if values["epochs"]:
-            values["score_epochs"] = self.plan.score_epochs
+            values |= suggest_extras(trial, plan.explore, values["epochs"], values["batch_size"])
+            rungs = plan.score_epochs if space.searched else ()
+            values["score_epochs"] = tuple(epoch for epoch in rungs if epoch < values["epochs"])
         config = TrialConfig(target=key.target, method=key.method, **values)
         trial.set_user_attr("config", config.to_dict())
         return OpenTrial(key, trial, config)
@@ -155,6 +169,9 @@ class Ledger:
         """Record a validation score; True if the trial should be pruned, judged within its own study."""
         trial = open_trial.trial
         with storage_errors(self.plan.ledger):
+            if len(self.plan.optimise) > 1:  # Optuna neither keeps nor prunes by intermediate values there
+                trial.set_user_attr("scores", {**trial.user_attrs.get("scores", {}), str(epoch): score})
+                return False
             if epoch not in trial.storage.get_trial(trial._trial_id).intermediate_values:
                 trial.report(score, epoch)
             return epoch < open_trial.config.epochs and trial.should_prune()
@@ -165,14 +182,19 @@ class Ledger:
         """Record how a trial ended; a value that is not finite is a failure, whatever was asked."""
         if state == "complete" and (value is None or not math.isfinite(value)):
             state, error = "failed", error or f"validation score is {value}"
+        others = [details.get("scores", {}).get(name, math.nan) for name in self.plan.optimise[1:]]
+        if state == "complete" and not all(map(math.isfinite, others)):
+            state, error = "failed", f"{', '.join(self.plan.optimise[1:])} on validation stimuli: {others}"
         trial = open_trial.trial
         with storage_errors(self.plan.ledger):
             trial.set_user_attr("details", details)
             if error:
                 trial.set_user_attr("error", error)
             final = {name: optuna_state for optuna_state, name in STATES.items()}[state]
-            study = self._study(open_trial.study)
-            study.tell(trial, values=value if state == "complete" else None, state=final)
+            study = self.study(open_trial.study)
+            study.tell(
+                trial, values=[value, *others] if state == "complete" and value is not None else None, state=final
+            )
 
     def trials_left(self) -> int:
         """Trials of the plan that have not ended, those in hand included."""
@@ -182,7 +204,7 @@ class Ledger:
     def study_records(self, key: StudyKey) -> list[TrialRecord]:
         """Every started trial of one study, by number."""
         try:
-            trials = self._study(key).get_trials(deepcopy=False)
+            trials = self.study(key).get_trials(deepcopy=False)
         except KeyError:  # the sweep died before it made this study
             return []
         return [
@@ -200,16 +222,18 @@ class Ledger:
 
 
 def _record(key: StudyKey, trial: FrozenTrial) -> TrialRecord:
-    value = trial.value
-    if value is None and trial.intermediate_values:
-        value = trial.intermediate_values[max(trial.intermediate_values)]
+    kept: dict[str, float] = trial.user_attrs.get("scores", {})
+    scores = dict(trial.intermediate_values) or {int(epoch): score for epoch, score in kept.items()}
+    value = trial.values[0] if trial.values else None
+    if value is None and scores:
+        value = scores[max(scores)]
     return TrialRecord(
         study=key,
         number=trial.number,
         state=STATES[trial.state],
         config=trial.user_attrs["config"],
         value=value,
-        scores=dict(trial.intermediate_values),
+        scores=scores,
         details=trial.user_attrs.get("details", {}),
         error=trial.user_attrs.get("error"),
         started_ms=_milliseconds(trial.datetime_start) or 0,

@@ -6,14 +6,18 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
-from search_spaces import SUGGEST
+from search_spaces import EXTRAS, Space, space_from_text, space_named
 from trainables.config import METHODS
+from trainables.data.splits import PUBLISHED
 from trainables.errors import ConfigError, StorageError
 from trainables.target import Target
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
+SCORES = ("encoding", "transfer", "classification")
+"""What can be measured of every trial on validation stimuli."""
 LEAST = {"seed": 0, "trials": 1, "epochs": 1, "grace_epochs": 1, "batch_size": 2, "keep_weights": 1}
 """Smallest value of each number among the options."""
 
@@ -88,6 +92,18 @@ class SweepPlan:
     seed: int
     version: str
     git_commit: str
+    space_text: str = ""
+    """Text of an own space's file; empty for a named one."""
+    explore: tuple[str, ...] = ()
+    """What tuned methods explore beside their space, of `search_spaces.EXTRAS`."""
+    encoder: str = "ridge"
+    """Encoding model: ``ridge`` or ``pls``."""
+    scores: tuple[str, ...] = ("encoding",)
+    """Validation scores of every complete trial, of `SCORES`."""
+    optimise: tuple[str, ...] = ("encoding",)
+    """Scores that the search maximises; several mean a search for the Pareto set, without pruning."""
+    labelled: str = ""
+    """Labelled image set whose classification is among the scores."""
 
     def __post_init__(self) -> None:
         for field, least in LEAST.items():
@@ -96,9 +112,35 @@ class SweepPlan:
                 raise ConfigError(f"{option} is {getattr(self, field)}; expected at least {least}")
         if not self.targets:
             raise ConfigError("no target is left to tune for; choose other --subjects, --hemispheres or --rois")
-        unknown = [method for method in self.methods if method not in SUGGEST]
-        if unknown or not self.methods:
-            raise ConfigError(f"--methods holds {(unknown or ['nothing'])[0]!r}; expected some of {', '.join(METHODS)}")
+        for option, known in (("methods", METHODS), ("explore", EXTRAS), ("scores", SCORES), ("optimise", SCORES)):
+            values = getattr(self, option)
+            unknown = [value for value in values if value not in known]
+            if unknown or not (values or option == "explore"):
+                raise ConfigError(
+                    f"--{option} holds {(unknown or ['nothing'])[0]!r}; expected some of {', '.join(known)}"
+                )
+        self._require_scores()
+
+    def _require_scores(self) -> None:
+        if "encoding" not in self.scores or self.optimise[0] != "encoding":
+            raise ConfigError(
+                f"--scores is {','.join(self.scores)} and --optimise {','.join(self.optimise)}; expected encoding "
+                "among the first and at the beginning of the second, since readout layers are chosen by it"
+            )
+        if missing := [name for name in self.optimise if name not in self.scores]:
+            raise ConfigError(f"--optimise holds {missing[0]!r}, which --scores lacks; add it there")
+        if "classification" in self.scores and not self.labelled:
+            raise ConfigError("--scores holds 'classification' without --labelled; name a labelled image set")
+        if self.protocol in PUBLISHED and (self.search_space.searched or self.scores != ("encoding",)):
+            raise ConfigError(
+                f"--protocol {self.protocol} has no validation part to search or choose by; use --space published, "
+                "with --scores encoding"
+            )
+
+    @cached_property
+    def search_space(self) -> Space:
+        """What the methods explore."""
+        return space_from_text(self.space_text, self.space) if self.space_text else space_named(self.space)
 
     @property
     def studies(self) -> dict[StudyKey, int]:
@@ -108,7 +150,17 @@ class SweepPlan:
             StudyKey(target, method): 1 if method == "untuned" else self.trials
             for method in methods
             for target in self.targets
+            if target.is_pooled == method.startswith("pooled")
         }
+
+    @property
+    def pools(self) -> list[Target]:
+        """Pooled targets of all subjects; what is left are pools without one of them."""
+        most: dict[tuple[str, str], int] = {}
+        for target in self.targets:
+            place = target.hemisphere, target.roi
+            most[place] = max(most.get(place, 2), len(target.subjects))
+        return [target for target in self.targets if len(target.subjects) == most[target.hemisphere, target.roi]]
 
     @property
     def score_epochs(self) -> tuple[int, ...]:
@@ -141,7 +193,7 @@ class SweepPlan:
             )
         plain["targets"] = tuple(Target.from_dict(target) for target in plain["targets"])
         plain["skipped"] = tuple(SkippedRoi(**roi) for roi in plain["skipped"])
-        for name in ("methods", "cutoffs"):
+        for name in ("methods", "cutoffs", "explore", "scores", "optimise"):
             plain[name] = tuple(plain[name])
         return cls(**plain)
 

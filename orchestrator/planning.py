@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from orchestrator.plan import SkippedRoi, SweepPlan, default_grace_epochs, parse_list
 from orchestrator.storage import SweepStorage
-from search_spaces import budget_named
-from trainables.data.algonauts import AlgonautsDataset
+from search_spaces import Space, read_space, space_named
+from trainables.config import ENCODERS, PROTOCOLS
+from trainables.data.dataset import Dataset
 from trainables.data.responses import split_digest
+from trainables.data.splits import NESTED, PUBLISHED
 from trainables.data.targets import TargetPlan, parse_subjects, plan_targets
 from trainables.errors import ConfigError
+from trainables.models.backbone import backbone_spec
 from trainables.models.weights import PretrainedWeights
-from trainables.target import HEMISPHERES
+from trainables.target import HEMISPHERES, Target
 
 SPLIT_SEED = 0
 REDUCTION_FACTOR = 3
@@ -32,7 +36,7 @@ class SweepOptions:
     subjects: str = "all"
     hemispheres: str = "lh,rh"
     rois: str | None = None
-    methods: str = "contrastive,regression,untuned"
+    methods: str | None = None
     space: str = "early_visual"
     trials: int | None = None
     epochs: int | None = None
@@ -48,47 +52,53 @@ class SweepOptions:
     seed: int = 0
     min_voxels: int = 20
     address: str | None = None
+    protocol: str = NESTED
+    encoder: str = "ridge"
+    explore: str = ""
+    scores: str = "encoding"
+    optimise: str = "encoding"
+    labelled: str = ""
+    leave_one_out: bool = False
 
 
-def make_plan(
-    options: SweepOptions, storage: SweepStorage, dataset: AlgonautsDataset, weights: PretrainedWeights
-) -> SweepPlan:
+def make_plan(options: SweepOptions, storage: SweepStorage, dataset: Dataset, weights: PretrainedWeights) -> SweepPlan:
     """What ``options`` mean for this data set and these weights.
 
     Raises:
         ConfigError, DataError: an option or a part of the data set does not fit.
     """
-    if not storage.is_local and not (options.ledger and options.tracking_uri):
-        raise ConfigError(
-            f"--storage {options.storage} is remote; give --ledger postgresql://… and --tracking-uri http://… as well: "
-            "both have to be reached from wherever the sweep is resumed"
-        )
-    budget = budget_named(options.space)
-    chosen = _choose_targets(options, dataset)
-    epochs = budget.epochs if options.epochs is None else options.epochs
+    _require_options(options, storage)
+    text, space = read_space(options.space) if options.space.endswith(".py") else ("", space_named(options.space))
+    methods = tuple(parse_list(options.methods)) if options.methods is not None else space.methods
+    chosen = _choose_targets(options, dataset, space)
+    targets = [*chosen.targets]
+    if any(method.startswith("pooled") for method in methods):
+        targets += pool(chosen.targets, options.leave_one_out)
+    epochs = space.epochs if options.epochs is None else options.epochs
     return SweepPlan(
         name=options.name,
         sweep_id=uuid.uuid4().hex[:8],
         data=str(dataset.root),
         dataset=dataset.name,
-        protocol="nested",
+        protocol=options.protocol,
         split_seed=SPLIT_SEED,
-        split_digest=split_digest(dataset, SPLIT_SEED),
-        targets=tuple(chosen.targets),
+        split_digest=split_digest(dataset, SPLIT_SEED, options.protocol),
+        targets=tuple(targets),
         skipped=tuple(SkippedRoi(skip.target.name, skip.n_voxels, skip.reason) for skip in chosen.skipped),
         roi_groups={target.roi: dataset.group_of(target.roi) for target in chosen.targets},
-        methods=tuple(parse_list(options.methods)),
+        methods=methods,
         space=options.space,
-        trials=budget.trials if options.trials is None else options.trials,
+        space_text=text,
+        trials=space.trials if options.trials is None else options.trials,
         epochs=epochs,
-        batch_size=budget.batch_size if options.batch_size is None else options.batch_size,
+        batch_size=space.batch_size if options.batch_size is None else options.batch_size,
         reduction_factor=REDUCTION_FACTOR,
         grace_epochs=default_grace_epochs(epochs) if options.grace_epochs is None else options.grace_epochs,
         backbone=options.backbone,
         weights_source=weights.source,
         weights_digest=weights.digest,
         weights_fallback=options.weights is None and weights.source == "random",
-        cutoffs=choose_cutoffs(options.cutoffs, budget.deepest_cutoff, weights),
+        cutoffs=choose_cutoffs(options.cutoffs, space.deepest_cutoff, weights),
         keep_weights=options.keep_weights,
         tracking_uri=options.tracking_uri or storage.default_tracking_uri,
         ledger=options.ledger or str(storage.journal_file),
@@ -96,7 +106,46 @@ def make_plan(
         seed=options.seed,
         version=version("cortex-sweep"),
         git_commit=git_commit(),
+        explore=tuple(parse_list(options.explore)),
+        encoder=options.encoder,
+        scores=tuple(parse_list(options.scores)),
+        optimise=tuple(parse_list(options.optimise)),
+        labelled=options.labelled,
     )
+
+
+def _require_options(options: SweepOptions, storage: SweepStorage) -> None:
+    if not storage.is_local and not (options.ledger and options.tracking_uri):
+        raise ConfigError(
+            f"--storage {options.storage} is remote; give --ledger postgresql://… and --tracking-uri http://… as well: "
+            "both have to be reached from wherever the sweep is resumed"
+        )
+    for option, known in (("protocol", PROTOCOLS), ("encoder", ENCODERS)):
+        if getattr(options, option) not in known:
+            raise ConfigError(f"--{option} is {getattr(options, option)!r}; expected one of {', '.join(known)}")
+    if options.protocol in PUBLISHED and options.encoder != "ridge":
+        raise ConfigError(f"--protocol {options.protocol} is defined for ridge; leave --encoder {options.encoder} out")
+
+
+def pool(targets: Sequence[Target], leave_one_out: bool) -> list[Target]:
+    """One target of all subjects for each hemisphere and ROI that two or more have; with ``leave_one_out`` also those
+    without one of them each, where two or more are left.
+
+    Raises:
+        ConfigError: no two subjects share an ROI.
+    """
+    members: dict[tuple[str, str, str], list[str]] = {}
+    for target in targets:
+        members.setdefault((target.dataset, target.hemisphere, target.roi), []).extend(target.subjects)
+    pools = []
+    for (dataset, hemisphere, roi), subjects in members.items():
+        groups = [tuple(subjects)]
+        if leave_one_out:
+            groups += [tuple(name for name in subjects if name != left_out) for left_out in subjects]
+        pools += [Target(dataset, group, hemisphere, roi) for group in groups if len(group) > 1]
+    if not pools:
+        raise ConfigError("pooled methods need an ROI that two or more subjects have; name more --subjects")
+    return pools
 
 
 def choose_cutoffs(asked: str | None, deepest: str, weights: PretrainedWeights) -> tuple[str, ...]:
@@ -115,18 +164,20 @@ def choose_cutoffs(asked: str | None, deepest: str, weights: PretrainedWeights) 
             )
         return tuple(cutoff for cutoff in weights.cutoffs if cutoff in words)
     cutoffs = weights.cutoffs
+    if deepest == "convolutional":
+        deepest = backbone_spec(weights.backbone).convolutional_layer
     if deepest in cutoffs:
         cutoffs = cutoffs[: cutoffs.index(deepest) + 1]
     # The last readout layer and `output` both name the whole network: one of them is enough.
     return (*cutoffs[:-2], cutoffs[-1]) if cutoffs[-1] == "output" else cutoffs
 
 
-def _choose_targets(options: SweepOptions, dataset: AlgonautsDataset) -> TargetPlan:
+def _choose_targets(options: SweepOptions, dataset: Dataset, space: Space) -> TargetPlan:
     hemispheres = parse_list(options.hemispheres)
     unknown = [hemisphere for hemisphere in hemispheres if hemisphere not in HEMISPHERES]
     if unknown or not hemispheres:
         raise ConfigError(f"--hemispheres is {options.hemispheres!r}; expected lh, rh or lh,rh")
-    words = parse_list(options.rois) if options.rois is not None else budget_named(options.space).rois
+    words = parse_list(options.rois) if options.rois is not None else space.rois
     rois = list(dict.fromkeys(roi for word in words for roi in dataset.rois_of(word)))
     subjects = parse_subjects(options.subjects, dataset)
     chosen = plan_targets(dataset, subjects, hemispheres, rois, min_voxels=options.min_voxels)

@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from orchestrator.plan import SweepPlan
-from trainables.data.algonauts import open_algonauts
 from trainables.data.files import default_cache_dir
-from trainables.data.responses import load_target, require_split
+from trainables.data.open import open_dataset
+from trainables.data.responses import load_subjects, require_split
 from trainables.data.stimuli import decode_stimuli
 from trainables.errors import WeightsError
 from trainables.models.weights import PretrainedWeights, load_weights
@@ -49,8 +49,8 @@ def prepare_data(plan: SweepPlan, console: Console, quiet: bool) -> None:
         DataError: an image or a target's responses are damaged.
         StorageError: the cache cannot be written.
     """
-    dataset = open_algonauts(plan.data)
-    require_split(dataset, plan.split_seed, plan.split_digest)
+    dataset = open_dataset(plan.data)
+    require_split(dataset, plan.split_seed, plan.split_digest, plan.protocol)
     names = sorted({name for target in plan.targets for name in target.subjects})
     columns = (
         TextColumn("reading {task.description}"),
@@ -69,5 +69,5 @@ def prepare_data(plan: SweepPlan, console: Console, quiet: bool) -> None:
             )
         task = bars.add_task("responses", total=len(plan.targets))
         for target in plan.targets:
-            load_target(dataset, target, plan.split_seed)
+            load_subjects(dataset, target, plan.split_seed, protocol=plan.protocol)
             bars.advance(task)

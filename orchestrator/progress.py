@@ -70,7 +70,7 @@ def target_table(lines: dict[Target, TargetLine], rows: int | None = None) -> Ta
             str(line.pruned or ""),
             str(line.failed or ""),
         )
-        table.add_row(target.name, *counts, best)
+        table.add_row(target.label, *counts, best)
     if rows is not None and len(lines) > rows:
         table.add_row(Text(f"… and {len(lines) - rows} more targets", style="dim"))
     return table

@@ -37,14 +37,15 @@ def status_json(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def status_lines(ledger: Ledger) -> list[Table | str]:
-    """A table and a sentence."""
+def status_lines(ledger: Ledger, storage: str) -> list[Table | str]:
+    """A table and a sentence; ``storage`` is what the commands that it names have to be told."""
     left, seconds = ledger.trials_left(), seconds_left(ledger)
     plan = ledger.plan
+    which = f"{plan.name} --storage {storage}"
     if not left:
-        outlook = f"sweep {plan.name} is finished; `python sweep.py leaderboard {plan.name}` shows its best models"
+        outlook = f"sweep {plan.name} is finished; `python sweep.py leaderboard {which}` shows its best models"
     elif seconds is None:
-        outlook = f"{left} trials left; none ended in the last hour, `python sweep.py resume {plan.name}` goes on"
+        outlook = f"{left} trials left; none ended in the last hour, `python sweep.py resume {which}` goes on"
     else:
         outlook = f"{left} trials left, about {duration(seconds)} at the pace of the last hour"
     skipped = [f"skipped {roi.name}: {roi.reason}" for roi in plan.skipped]

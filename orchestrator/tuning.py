@@ -28,6 +28,9 @@ from trainables.tuning.worker import Workspace
 SLOT_ATTEMPTS = 2
 """How often a trial is run again after its worker group died under it."""
 
+END_SECONDS = 20
+"""How long Tune may take to end cleanly after a SIGTERM; batch systems kill after 30 s."""
+
 RAY_ATTEMPTS = 2
 """A machine that is busy for a moment may miss Ray's own limit on how long it starts."""
 
@@ -46,8 +49,13 @@ def slot_settings(storage: SweepStorage, ledger: Ledger, profile: Profile) -> di
     workspace = Workspace(
         data=ledger.plan.data,
         weights=str(storage.weights_file),
+        backbone=ledger.plan.backbone,
         cache_dir=None,
         split_seed=ledger.plan.split_seed,
+        protocol=ledger.plan.protocol,
+        scores=ledger.plan.scores,
+        transfer_subjects=tuple(dict.fromkeys(name for target in ledger.plan.targets for name in target.subjects)),
+        labelled=ledger.plan.labelled,
         threads=profile.cpus_per_worker,
         gpu_memory_fraction=profile.gpus_per_worker,
     )
@@ -133,12 +141,27 @@ def forget_weights(storage: SweepStorage, ledger: Ledger, ended: OpenTrial) -> N
 
 @contextmanager
 def terminations_as_interrupts() -> Iterator[None]:
-    """Let SIGTERM (what batch systems send) end a sweep as Ctrl-C does: Tune ends cleanly on SIGUSR1 too."""
-    former = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    """Let SIGTERM (what batch systems send) end a sweep as Ctrl-C does: Tune ends cleanly on SIGUSR1 too.
+
+    A batch system may have ended Ray's processes with the same signal. Then Tune waits for answers that nobody gives,
+    until Ray ends this process; so a sweep that has not ended in time is interrupted for good: the ledger has it all.
+
+    Raises:
+        KeyboardInterrupt: Tune did not end in time.
+    """
+
+    def terminated(*_: object) -> None:
+        signal.alarm(END_SECONDS)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    former_term = signal.signal(signal.SIGTERM, terminated)
+    former_alarm = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.alarm(0)
+        signal.signal(signal.SIGTERM, former_term)
+        signal.signal(signal.SIGALRM, former_alarm)
 
 
 @contextmanager
@@ -147,6 +170,9 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
 
     The dashboard stays on, on loopback: without it placement groups of the slots' worker groups dead-lock.
     """
+    if ray.is_initialized():  # by a caller, which ends it too
+        yield dict(ray.cluster_resources())
+        return
     os.environ.update(TUNE_SETTINGS)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     cores = cpus or joblib.cpu_count()  # those that affinity and container limits leave

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 from safetensors.torch import save_file
 
 import sweep
+from tests.sweeps import command_line, environment
 from trainables.models.weights import load_weights
 
 ROOT = Path(__file__).parents[1]
@@ -226,6 +228,16 @@ def test_list(call: Call, tmp_path: Path) -> None:
         (tmp_path / name / "plan.json").write_text("{}")
     assert call("list", "--storage", tmp_path)[1] == "a\nb\n"
     assert json.loads(call("list", "--storage", tmp_path, "--json")[1]) == ["a", "b"]
+
+
+def test_full_disk_at_the_start_leaves_no_sweep_behind(demo_root: Path, weights_file: Path, tmp_path: Path) -> None:
+    given: list[str | Path] = ["--name", "x", "--weights", weights_file, "--storage", tmp_path / "results"]
+    line = shlex.join(command_line("run", "--data", demo_root, "--space", "smoke", *given))
+    # A limit on the size of files, in kilobytes, far below that of the weights: writes fail as on a full disk.
+    limited = ["bash", "-c", f"trap '' XFSZ; ulimit -f 100; exec {line}"]
+    done = subprocess.run(limited, env=environment(), capture_output=True, text=True, timeout=120)
+    assert "weights.safetensors cannot be written" in told(done.returncode, done.stderr)
+    assert not (tmp_path / "results/x").exists()
 
 
 def test_storage_that_is_a_file_is_told(call: Call, demo_root: Path, weights_file: Path, tmp_path: Path) -> None:

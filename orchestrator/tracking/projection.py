@@ -17,15 +17,17 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import StudyKey, SweepPlan
 from orchestrator.tracking.client import connect, tracking_errors
+from trainables.config import TrialConfig
 from trainables.errors import StorageError
 
 METRICS_A_BATCH = 1000
 RUN_STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "running": "RUNNING"}
-PARAMS = ("temperature", "layer_cutoff", "learning_rate", "batch_size", "epochs", "weight_decay", "seed")
+PARAMS = ("temperature", "layer_cutoff", "learning_rate", "batch_size", "epochs", "weight_decay", "mse_weight", "seed")
+FURTHER_SCORES = {"transfer": "val/transfer_r", "classification": "val/classification_accuracy"}
+"""Validation scores besides encoding, in MLflow."""
 UNUSED_PARAMS = {
-    "untuned": {"temperature", "learning_rate", "batch_size", "weight_decay"},
-    "regression": {"temperature"},
-    "contrastive": set[str](),
+    "untuned": {"temperature", "learning_rate", "batch_size", "weight_decay", "mse_weight"},
+    "regression": {"temperature", "mse_weight"},
 }
 
 
@@ -38,6 +40,7 @@ def sweep_tags(plan: SweepPlan) -> dict[str, str]:
         "protocol": plan.protocol,
         "split.digest": plan.split_digest,
         "backbone": plan.backbone,
+        "encoder": plan.encoder,
         "weights": plan.weights_source,
         "weights.digest": plan.weights_digest,
         "version": plan.version,
@@ -194,6 +197,8 @@ def trial_metrics(record: TrialRecord) -> list[Metric]:
     for line in record.details.get("history", []):
         if line["train_loss"] is not None:
             points.append(Metric("train/loss", line["train_loss"], at(line["epoch"]), line["epoch"]))
+    for name, score in record.details.get("scores", {}).items():
+        points.append(Metric(FURTHER_SCORES[name], score, at(epoch), epoch))
     speed = record.details.get("images_per_second")
     if speed:
         points.append(Metric("train/images_per_second", speed, at(epoch), epoch))
@@ -201,15 +206,22 @@ def trial_metrics(record: TrialRecord) -> list[Metric]:
 
 
 def _params(record: TrialRecord) -> list[Param]:
-    shown = [name for name in PARAMS if name not in UNUSED_PARAMS[record.study.method]]
-    return [Param(name, str(record.config[name])) for name in shown]
+    unused = set(UNUSED_PARAMS.get(record.study.method, ()))
+    if not record.config.get("mse_weight"):
+        unused.add("mse_weight")  # most sweeps do not have it
+    return [Param(name, str(record.config[name])) for name in PARAMS if name not in unused]
+
+
+def _objective(record: TrialRecord) -> str | None:
+    config = TrialConfig.from_dict(record.config)
+    return config.objective_name if config.is_contrastive else None
 
 
 def _trial_tags(record: TrialRecord) -> list[RunTag]:
     values: dict[str, Any] = {
         "state": record.state,
         "readout_layer": record.details.get("readout_layer"),
-        "objective": record.config["objective"] if record.study.method == "contrastive" else None,
+        "objective": _objective(record),
         "error": record.error,
     }
     return [RunTag(name, str(value)[:5000]) for name, value in values.items() if value is not None]

@@ -85,7 +85,19 @@ def test_slot_serves_trial_after_trial(running_ray: None, demo_root: Path, cache
     weights = tmp_path / "weights.safetensors"
     save_weights(load_weights("random"), weights)
     target = Target("demo", ("subj01",), "lh", "V1v")
-    workspace = Workspace(str(demo_root), str(weights), str(cache_dir), 0, 1, 0.0)
+    workspace = Workspace(
+        data=str(demo_root),
+        weights=str(weights),
+        backbone="alexnet",
+        cache_dir=str(cache_dir),
+        split_seed=0,
+        protocol="nested",
+        scores=("encoding",),
+        transfer_subjects=("subj01", "subj02"),
+        labelled="",
+        threads=1,
+        gpu_memory_fraction=0.0,
+    )
     slot = {"workspace": asdict(workspace), "workers": 1, "cpus": 1, "gpus": 0.0, "scratch": str(tmp_path / "scratch")}
     untuned = TrialConfig(target, "untuned", layer_cutoff="features.5", epochs=0)
     tuned = TrialConfig(

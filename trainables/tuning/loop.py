@@ -234,8 +234,8 @@ def _require_one_worker(config: TrialConfig) -> None:
     n_workers = distributed.world()[1]
     if n_workers > 1 and backbone_spec(config.backbone).has_batch_norm:
         raise ConfigError(
-            f"backbone {config.backbone} has batch normalisation, which {n_workers} workers would each compute on their "
-            "part of a batch; use a profile with one worker a slot, or alexnet, vgg11 or convnext_tiny"
+            f"backbone {config.backbone} has batch normalisation, which {n_workers} workers would each compute on "
+            "their part of a batch; use a profile with one worker a slot, or alexnet, vgg11 or convnext_tiny"
         )
 
 

@@ -11,22 +11,30 @@ import os
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 import torch
+from numpy.typing import NDArray
 from upath import UPath
 
 from trainables.config import TrialConfig
-from trainables.data.algonauts import AlgonautsDataset, open_algonauts
-from trainables.data.responses import TargetData, load_target
+from trainables.data.dataset import Dataset
+from trainables.data.files import default_cache_dir
+from trainables.data.labelled import decode_labelled, open_labelled
+from trainables.data.open import open_dataset
+from trainables.data.responses import TargetData, load_subjects
 from trainables.encoding.validation import ValidationScore
 from trainables.errors import CortexSweepError, DataError, StorageError, WeightsError
+from trainables.evaluations.classification import classify
+from trainables.evaluations.transfer import transfer_score
 from trainables.models.images import StimulusCache
+from trainables.models.tuned_model import TunedModel
 from trainables.models.weights import PretrainedWeights, load_weights
 from trainables.target import Target
 from trainables.tuning.loop import EpochResult, TrialRun
@@ -43,9 +51,19 @@ class Workspace:
     """Root of the data set."""
     weights: str
     """Pretrained weights that trials start from."""
+    backbone: str
+    """Name of the CNN."""
     cache_dir: str | None
     """Folder on the worker's node for decoded stimuli; None for that node's default."""
     split_seed: int
+    protocol: str
+    """See `trainables.data.splits`."""
+    scores: tuple[str, ...]
+    """What is measured of a complete trial on validation stimuli besides encoding: ``transfer``, ``classification``."""
+    transfer_subjects: tuple[str, ...]
+    """Subjects of the sweep; a trial's ``transfer`` is measured on those that it was not tuned on."""
+    labelled: str
+    """Labelled image set for ``classification``."""
     threads: int
     """CPU threads of one worker."""
     gpu_memory_fraction: float
@@ -64,26 +82,59 @@ class Bench:
         )
         if self.device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(workspace.gpu_memory_fraction)
-        self.stimuli = StimulusCache()
+        self._stimuli: dict[tuple[str, ...], list[StimulusCache]] = {}
         self.target_data = lru_cache(maxsize=TARGETS_KEPT)(self._load_target)
 
     @cached_property
-    def dataset(self) -> AlgonautsDataset:
+    def dataset(self) -> Dataset:
         """The data set, opened once."""
-        return open_algonauts(self.workspace.data)
+        return open_dataset(self.workspace.data)
 
     @cached_property
     def weights(self) -> PretrainedWeights:
         """The pretrained weights, read once."""
-        return load_weights(self.workspace.weights)
+        return load_weights(self.workspace.weights, self.workspace.backbone)
 
-    def _load_target(self, target: Target) -> TargetData:
-        cache = Path(self.workspace.cache_dir) if self.workspace.cache_dir else None
-        return load_target(self.dataset, target, split_seed=self.workspace.split_seed, cache_dir=cache)
+    @cached_property
+    def labelled(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images and labels of the labelled set, decoded once."""
+        images = open_labelled(self.workspace.labelled)
+        return decode_labelled(images, self.cache or default_cache_dir()), images.labels
+
+    @property
+    def cache(self) -> Path | None:
+        """Folder for decoded stimuli."""
+        return Path(self.workspace.cache_dir) if self.workspace.cache_dir else None
+
+    def _load_target(self, target: Target) -> list[TargetData]:
+        work = self.workspace
+        return load_subjects(self.dataset, target, work.split_seed, self.cache, protocol=work.protocol)
 
     def start(self, config: TrialConfig) -> TrialRun:
         """A trial that has not run its first epoch."""
-        return TrialRun(config, self.target_data(config.target), self.weights, device=self.device, stimuli=self.stimuli)
+        subjects = config.target.subjects
+        if subjects not in self._stimuli:
+            self._stimuli = {subjects: [StimulusCache() for _ in subjects]}  # the former subjects' memory is freed
+        data = self.target_data(config.target)
+        return TrialRun(config, data, self.weights, device=self.device, stimuli=self._stimuli[subjects])
+
+    def further_scores(self, model: TunedModel, config: TrialConfig) -> dict[str, float]:
+        """What the workspace asks for besides encoding, of a network at its best epoch; on validation stimuli alone."""
+        network = model.build().to(self.device)
+        found: dict[str, float] = {}
+        if "transfer" in self.workspace.scores:
+            others = [name for name in self.workspace.transfer_subjects if name not in config.target.subjects]
+            data = [part for name in others for part in self._has_roi(replace(config.target, subjects=(name,)))]
+            if data:  # a pool of all subjects leaves nobody to transfer to
+                found["transfer"] = transfer_score(network, data, encoder=config.encoder)
+        if "classification" in self.workspace.scores:
+            images, labels = self.labelled
+            found["classification"] = classify(network, images, labels, part="val").accuracy
+        return found
+
+    def _has_roi(self, target: Target) -> list[TargetData]:
+        sizes = self.dataset.subject(target.subjects[0]).roi_sizes(target.hemisphere)
+        return self.target_data(target) if sizes.get(target.roi, 0) else []
 
 
 class TrialInHand:
@@ -94,6 +145,7 @@ class TrialInHand:
         self.weights_dir: str = command["weights_dir"]
         self.score_to_beat: float = command["score_to_beat"]
         self.started = time.time()
+        self.bench = bench
         self.run = bench.start(self.config)
         self.epochs: Iterator[EpochResult] = iter(self.run)
         self.history: list[dict[str, Any]] = []
@@ -120,7 +172,9 @@ class TrialInHand:
                 "best_score": best.r,
                 "done": last,
                 # One opaque value: Tune flattens nested results, and these are for the ledger alone.
-                "details": json.dumps(self._details(epoch, best, result.images_per_second, weights)),
+                "details": json.dumps(
+                    self._details(epoch, best, result.images_per_second, weights) | self._scores(last)
+                ),
             }
         raise RuntimeError("the tuning loop ended without a validation score")
 
@@ -142,6 +196,20 @@ class TrialInHand:
             "worker_ended": time.time(),
             "worker_pid": os.getpid(),
         }
+
+    def _scores(self, last: bool) -> dict[str, Any]:
+        """Scores besides encoding, of a trial that has come to its end; by subject, for a pooled one."""
+        found: dict[str, Any] = {}
+        if last and self.bench.workspace.scores != ("encoding",):
+            found["scores"] = self.bench.further_scores(self.run.best_model(), self.config)
+        if last and self.config.is_pooled:
+            _, best = self._best()
+            sizes = [part.n_voxels for part in self.bench.target_data(self.config.target)]
+            parts = np.split(best.r_per_voxel, np.cumsum(sizes)[:-1])
+            found["r_by_subject"] = {
+                name: float(part.mean()) for name, part in zip(self.config.target.subjects, parts, strict=True)
+            }
+        return found
 
     def _keep(self, best: ValidationScore) -> str | None:
         if best.r < self.score_to_beat:
