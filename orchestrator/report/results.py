@@ -1,0 +1,150 @@
+"""Reads what a sweep left behind: its ledger and the files of its evaluations. What is missing is None."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.launch import open_sweep
+from orchestrator.leaderboard import Row, leaderboard
+from orchestrator.ledger import Ledger
+from orchestrator.plan import SweepPlan
+from orchestrator.storage import SweepStorage, read_json, storage_errors
+from trainables.data.splits import NESTED, PUBLISHED
+from trainables.errors import StorageError
+
+EVALUATIONS = (
+    "encoding",
+    "layers",
+    "transfer",
+    "information",
+    "classification",
+    "landscape",
+    "salience",
+    "statistics",
+)
+"""Names of the evaluations and of the files that they leave."""
+
+MADE_BY = {"layers": "encoding", "statistics": "encoding"}
+"""Evaluations that come with another one."""
+ON_LABELLED = ("classification", "landscape")
+"""Evaluations on labelled image sets."""
+
+CHOSEN_ON_VALIDATION = (
+    "optimistic: the trial, its epoch and its readout layer were chosen by this very number, on validation stimuli"
+)
+NOT_OPTIMISTIC = "not optimistic: all choices were made on validation stimuli"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that the page tells of."""
+
+    plan: SweepPlan
+    ledger: Ledger
+    storage: SweepStorage
+    storage_uri: str
+    """As the user wrote it, for the commands that the page names."""
+    leaderboard: tuple[Row, ...]
+    selected: bool
+    """Whether `select` has chosen."""
+    files: Mapping[str, dict[str, Any] | None]
+    """Content of each file by name of the evaluation."""
+
+    def rows(self, evaluation: str, key: str = "rows") -> list[dict[str, Any]]:
+        """Rows of an evaluation; none if it was not made."""
+        return list((self.files[evaluation] or {}).get(key, []))
+
+    def sets(self, evaluation: str) -> dict[str, dict[str, Any]]:
+        """Labelled image sets of an evaluation, by name; none if it was not made."""
+        return dict((self.files[evaluation] or {}).get("sets", {}))
+
+    def command(self, evaluation: str, options: str = "") -> str:
+        """The sentence about an evaluation that was not made; ``options`` are further ones of the command."""
+        place = f"--storage {shlex.quote(self.storage_uri)}"
+        first = "" if self.selected else f"`python sweep.py select {self.plan.name} {place}` and then "
+        options = options or (" --labelled DIR" if evaluation in ON_LABELLED else "")
+        asked = f"--evaluations {MADE_BY.get(evaluation, evaluation)}{options}"
+        return f"Not computed yet: {first}`python sweep.py evaluate {self.plan.name} {asked} {place}` makes it."
+
+    @property
+    def resume(self) -> str:
+        """The command that goes on with the sweep."""
+        return f"`python sweep.py resume {self.plan.name} --storage {shlex.quote(self.storage_uri)}`"
+
+    def basis(self, evaluation: str, what: str = "test stimuli") -> str:
+        """On which protocol and split the numbers of an evaluation rest, and what they are optimistic about."""
+        content = self.files[evaluation] or {}
+        protocol, split = str(content.get("protocol")), str(content.get("split"))
+        odd = "" if (protocol, split) == (self.plan.protocol, self.plan.split_digest) else " (not the sweep's own)"
+        return f"Protocol {protocol}, split {split}{odd}, {what}; {self._optimism(content)}."
+
+    def _optimism(self, content: Mapping[str, Any]) -> str:
+        encoding = self.files["encoding"] or {}
+        # A file that says nothing itself rests on the same choices as the encoding scores of its protocol.
+        same = encoding if encoding.get("protocol") == content.get("protocol") else {}
+        said = content.get("optimistic", same.get("optimistic"))
+        if said is None:
+            return NOT_OPTIMISTIC if content.get("protocol") == NESTED else "see the protocol for what it chose where"
+        return f"optimistic: {said}" if said else NOT_OPTIMISTIC
+
+    @property
+    def validation_basis(self) -> str:
+        """The same for the scores that trials are compared by."""
+        on = f"Protocol {self.plan.protocol}, split {self.plan.split_digest}, "
+        if self.plan.protocol in PUBLISHED:
+            return on + "cross-validated inside the training part; optimistic: networks were tuned on these stimuli."
+        return on + f"validation stimuli; {CHOSEN_ON_VALIDATION}."
+
+    def voxel_r(self, slug: str, method: str) -> NDArray[np.float64] | None:
+        """Test r of every voxel, ``[n_voxels]``; None if it was not kept.
+
+        Raises:
+            StorageError: the file is damaged.
+        """
+        path = self.storage.evaluation_dir / "encoding" / slug / f"{method}.npz"
+        if not path.exists():
+            return None
+        try:
+            with storage_errors(path, "read"), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                return np.asarray(archive["r"], dtype=np.float64)
+        except (ValueError, KeyError) as error:
+            raise StorageError(f"{path} is damaged ({error}); delete it and evaluate again") from error
+
+    def image(self, place: str) -> bytes | None:
+        """A file of the evaluation folder; None if it is not there or lies elsewhere."""
+        parts = place.split("/")
+        if place.startswith("/") or ".." in parts:
+            return None
+        path = self.storage.evaluation_dir.joinpath(*parts)
+        if not path.exists():
+            return None
+        with storage_errors(path, "read"):
+            return bytes(path.read_bytes())
+
+
+def read_results(name: str, storage_uri: str) -> Results:
+    """What there is of the sweep called ``name``.
+
+    Raises:
+        StorageError: there is no such sweep, or a file of it is damaged.
+    """
+    storage, ledger = open_sweep(name, storage_uri)
+    files = {evaluation: _read(storage, evaluation) for evaluation in EVALUATIONS}
+    rows = tuple(leaderboard(ledger, storage))
+    return Results(ledger.plan, ledger, storage, storage_uri, rows, storage.selection_file.exists(), files)
+
+
+def _read(storage: SweepStorage, evaluation: str) -> dict[str, Any] | None:
+    path = storage.evaluation_file(evaluation)
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise StorageError(f"{path} holds a {type(content).__name__}; expected an object, evaluate again")
+    return content
