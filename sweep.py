@@ -79,8 +79,35 @@ def cli() -> None:
 @option("--subjects", default="all", show_default=True, help="1-8, 1,3 or subj01,subj02.")
 @option("--hemispheres", default="lh,rh", show_default=True)
 @option("--rois", help="ROIs and groups: early,EBA. Default: those of --space.")
-@option("--methods", default="contrastive,regression,untuned", show_default=True)
-@option("--space", default="early_visual", show_default=True, help="Budget: smoke, early_visual or full.")
+@option(
+    "--methods",
+    help="contrastive, regression, untuned, pooled-avg, pooled-const. Default: those of --space.",
+)
+@option(
+    "--space",
+    default="early_visual",
+    show_default=True,
+    help="smoke, early_visual, full, contrastive, regression, untuned, pooled, objectives, mixed, published, or a "
+    ".py FILE with a SPACE.",
+)
+@option("--protocol", default="nested", show_default=True, help="nested, published-a or published-b.")
+@option("--backbone", default="alexnet", show_default=True, help="alexnet, vgg11, resnet18, resnet50, convnext_tiny.")
+@option("--encoder", default="ridge", show_default=True, help="Encoding model: ridge or pls.")
+@option("--explore", default="", help="Also explore batch_size, epochs, weight_decay.")
+@option(
+    "--scores",
+    default="encoding",
+    show_default=True,
+    help="Validation scores of every trial: encoding,transfer,classification.",
+)
+@option(
+    "--optimise",
+    default="encoding",
+    show_default=True,
+    help="Scores to search by; several mean their Pareto set, without pruning.",
+)
+@option("--labelled", default="", help="Labelled image set for --scores classification.")
+@option("--leave-one-out", is_flag=True, help="Pooled methods: also one network without each subject.")
 @option("--trials", type=int, help="Trials of each tuned target and method. Default: that of --space.")
 @option("--epochs", type=int, help="Epochs of a trial that is not pruned. Default: that of --space.")
 @option("--grace-epochs", type=int, help="Epochs before a trial can be pruned. Default: a third of --epochs.")
@@ -115,6 +142,7 @@ def run(as_json: bool, **options: Any) -> None:
         options["storage"],
         as_json,
         lambda console: launch(SweepOptions(**options), console, as_json),
+        options["address"],
     )
 
 
@@ -128,10 +156,16 @@ def resume(name: str, profile: str | None, address: str | None, storage: str, as
     """Go on with a sweep that was interrupted."""
     from orchestrator.launch import resume as launch
 
-    _drive(name, storage, as_json, lambda console: launch(name, storage, address, profile, console, as_json))
+    _drive(name, storage, as_json, lambda console: launch(name, storage, address, profile, console, as_json), address)
 
 
-def _drive(name: str, storage: str, as_json: bool, action: Callable[[Console], tuple[SweepPlan, Outcome]]) -> None:
+def _drive(
+    name: str,
+    storage: str,
+    as_json: bool,
+    action: Callable[[Console], tuple[SweepPlan, Outcome]],
+    address: str | None,
+) -> None:
     console = Console(stderr=as_json)
     again = f"python sweep.py resume {name} --storage {storage}"
     try:
@@ -152,13 +186,32 @@ def _drive(name: str, storage: str, as_json: bool, action: Callable[[Console], t
             soft_wrap=True,
         )
         sys.exit(STUDIES_WITHOUT_SCORE)
-    if not as_json:
+    if not plan.search_space.searched:
+        _evaluate_all(name, storage, address, plan.profile, as_json, console)
+    elif not as_json:
         console.print(
             f"\nNext:  python sweep.py select {name} --storage {storage}     register the best models\n"
             f"       python sweep.py evaluate {name} --storage {storage}   score them on test stimuli\n"
             f"       python sweep.py ui {name} --storage {storage}         look at everything in MLflow",
             soft_wrap=True,
         )
+
+
+def _evaluate_all(name: str, storage: str, address: str | None, profile: str, as_json: bool, console: Console) -> None:
+    """A fixed recipe leaves nothing to look at and decide before its models are scored."""
+    from orchestrator.evaluation import EvaluationOptions, evaluation_table
+    from orchestrator.evaluation import evaluate as score
+    from orchestrator.report import write_report
+    from orchestrator.selection import select as choose
+    from orchestrator.tasks import TaskRunner
+
+    tasks = TaskRunner(console, as_json, address, profile)
+    choose(name, storage, tasks)
+    result = score(name, storage, tasks, EvaluationOptions())
+    page = write_report(name, storage, console)
+    if not as_json:
+        console.print(evaluation_table(result))
+        console.print(f"\nReport in {page}", soft_wrap=True)
 
 
 def _say_interrupted(console: Console, name: str, storage: str, again: str) -> NoReturn:
@@ -230,7 +283,7 @@ def status(name: str, storage: str, as_json: bool) -> None:
         click.echo(json.dumps(status_json(ledger)))
         return
     console = Console()
-    for part in status_lines(ledger):
+    for part in status_lines(ledger, storage):
         console.print(part, soft_wrap=isinstance(part, str))
 
 
@@ -269,23 +322,55 @@ def select(name: str, profile: str, address: str | None, storage: str, as_json: 
 
 @cli.command()
 @click.argument("name")
+@option(
+    "--evaluations",
+    default="encoding,transfer,information",
+    show_default=True,
+    help="encoding, transfer, information, classification, landscape, salience, or all.",
+)
+@option("--labelled", multiple=True, help="Labelled image set for classification and landscape; can be repeated.")
+@option("--external", help="Another data set: transfer to its subjects too.")
 @profile_option
 @address_option
 @storage_option
 @json_option
-def evaluate(name: str, profile: str, address: str | None, storage: str, as_json: bool) -> None:
+def evaluate(
+    name: str,
+    evaluations: str,
+    labelled: tuple[str, ...],
+    external: str | None,
+    profile: str,
+    address: str | None,
+    storage: str,
+    as_json: bool,
+) -> None:
     """Score the selected models on test stimuli; the only command that reads them."""
+    from orchestrator.evaluation import EVALUATIONS, EvaluationOptions, evaluation_table
     from orchestrator.evaluation import evaluate as score
-    from orchestrator.evaluation import evaluation_table
+    from orchestrator.plan import parse_list
     from orchestrator.tasks import TaskRunner
 
     console = Console(stderr=as_json)
-    result = score(name, storage, TaskRunner(console, as_json, address, profile))
+    asked = EVALUATIONS if evaluations == "all" else tuple(parse_list(evaluations))
+    options = EvaluationOptions(asked, labelled, external)
+    result = score(name, storage, TaskRunner(console, as_json, address, profile), options)
     if as_json:
         click.echo(json.dumps(result))
         return
     console.print(evaluation_table(result))
-    console.print(f"\nNext:  python sweep.py ui {name} --storage {storage}", soft_wrap=True)
+    console.print(f"\nNext:  python sweep.py report {name} --storage {storage}", soft_wrap=True)
+
+
+@cli.command()
+@click.argument("name")
+@storage_option
+def report(name: str, storage: str) -> None:
+    """Write all results into one HTML page, and its figures to MLflow."""
+    from orchestrator.report import write_report
+
+    console = Console()
+    page = write_report(name, storage, console)
+    console.print(f"Report in {page}", soft_wrap=True)
 
 
 @cli.command()

@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
-from upath import UPath
 
+from orchestrator.cells import OPTIMISTIC, Cell, CellKey, score_cells
+from orchestrator.comparisons import compare_methods
+from orchestrator.labelled_evaluation import classify_networks, landscapes
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger
+from orchestrator.networks import Network, network_name, networks_of, places_of, subjects_of
+from orchestrator.plan import SweepPlan
+from orchestrator.salience_evaluation import salience_of_networks
 from orchestrator.selection import Selected, read_selection
-from orchestrator.storage import SweepStorage, read_json, storage_errors, write_json
+from orchestrator.storage import SweepStorage, storage_errors, write_json
 from orchestrator.tasks import TaskRunner
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.scores import log_test_scores
-from trainables.target import Target
+from orchestrator.transfer_evaluation import external_keys, transfer_keys, transfer_rows
+from trainables.data.splits import NESTED
+from trainables.encoding.scores import noise_normalised_r2
+from trainables.errors import ConfigError
+
+EVALUATIONS = ("encoding", "transfer", "information", "classification", "landscape", "salience")
+DEFAULT = ("encoding", "transfer", "information")
 
 
-def evaluate(name: str, storage_uri: str, tasks: TaskRunner) -> dict[str, Any]:
-    """Score what `select` chose; a model that was scored before is not scored again.
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """The options of ``sweep.py evaluate``."""
+
+    evaluations: tuple[str, ...] = DEFAULT
+    labelled: tuple[str, ...] = ()
+    """Labelled image sets for classification and landscape."""
+    external: str | None = None
+    """Another data set for transfer."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.evaluations if name not in EVALUATIONS]
+        if unknown or not self.evaluations:
+            raise ConfigError(
+                f"--evaluations holds {(unknown or ['nothing'])[0]!r}; expected all or some of {', '.join(EVALUATIONS)}"
+            )
+        if {"classification", "landscape"} & set(self.evaluations) and not self.labelled:
+            raise ConfigError(
+                "--evaluations holds classification or landscape without --labelled; name a labelled image set"
+            )
+
+
+def evaluate(name: str, storage_uri: str, tasks: TaskRunner, options: EvaluationOptions) -> dict[str, Any]:
+    """Score what `select` chose; what was scored before is not scored again.
 
     Returns:
         ``{"protocol", "split", "rows": [...]}`` as in ``evaluation/encoding.json``.
@@ -30,105 +65,193 @@ def evaluate(name: str, storage_uri: str, tasks: TaskRunner) -> dict[str, Any]:
     """
     storage, ledger = open_sweep(name, storage_uri)
     selection = read_selection(storage)
-    known = _known_scores(storage)
-    todo = [selected for selected in selection if selected.trial not in known]
-    if todo:
-        known |= _score(storage, ledger, todo, tasks)
-    # Scores stand once they are made; who is champion is for the present selection to say.
-    rows = _with_comparisons([known[selected.trial] | _identity(selected) for selected in selection], storage)
-    result = {"protocol": ledger.plan.protocol, "split": ledger.plan.split_digest, "rows": rows}
-    write_json(storage.encoding_scores_file, result)
-    log_test_scores(Projection(ledger, storage.artifacts_uri), rows)
+    networks = networks_of(storage, ledger, selection)
+    with tasks.ray():
+        return _evaluate(storage, ledger, selection, networks, tasks, options)
+
+
+def _evaluate(
+    storage: SweepStorage,
+    ledger: Ledger,
+    selection: Sequence[Selected],
+    networks: Sequence[Network],
+    tasks: TaskRunner,
+    options: EvaluationOptions,
+) -> dict[str, Any]:
+    cells = score_cells(storage, ledger.plan, own_keys(ledger.plan, networks), tasks, "scoring on test stimuli")
+    result = _encoding(storage, ledger, selection, cells)
+    projection = Projection(ledger, storage.artifacts_uri)
+    log_test_scores(projection, result["rows"])
+    for evaluation in options.evaluations:
+        for rows in _further(evaluation, storage, ledger.plan, networks, cells, tasks, options):
+            log_test_scores(projection, rows)
     return result
 
 
-def _known_scores(storage: SweepStorage) -> dict[str, dict[str, Any]]:
-    if not storage.encoding_scores_file.exists():
-        return {}
-    return {row["trial"]: row for row in read_json(storage.encoding_scores_file)["rows"]}
+def own_keys(plan: SweepPlan, networks: Sequence[Network]) -> list[CellKey]:
+    """Cells of every network on its own subjects, and of the untuned one on all, in all ROIs of the plan."""
+    keys = []
+    for network in networks:
+        for subject in network.target.subjects if network.target else subjects_of(plan):
+            places = tuple(places_of(plan, subject))
+            keys.append(CellKey(network, plan.data, plan.dataset, subject, external=False, places=places))
+    return keys
 
 
-def _score(storage: SweepStorage, ledger: Ledger, todo: list[Selected], tasks: TaskRunner) -> dict[str, dict[str, Any]]:
-    plan = ledger.plan
-    jobs = [
-        {
-            "data": plan.data,
-            "target": selected.target,
-            "split_seed": plan.split_seed,
-            "split_digest": plan.split_digest,
-            "predictor": str(storage.model_dir(selected.key.target, selected.method)),
-            "place": str(storage.voxel_scores_file(selected.key.target, selected.method)),
-        }
-        for selected in todo
-    ]
-    scores: dict[str, dict[str, Any]] = {}
-    for index, score in tasks.run(score_predictor, jobs, "scoring on test stimuli"):
-        scores[todo[index].trial] = {**_identity(todo[index]), **score}
-    return scores
+def _further(
+    evaluation: str,
+    storage: SweepStorage,
+    plan: SweepPlan,
+    networks: Sequence[Network],
+    cells: dict[CellKey, Cell],
+    tasks: TaskRunner,
+    options: EvaluationOptions,
+) -> list[list[dict[str, Any]]]:
+    """One evaluation besides encoding: writes its file, returns rows for MLflow."""
+    head = {"protocol": plan.protocol, "split": plan.split_digest}
+    if evaluation == "transfer":
+        keys = [*transfer_keys(plan, networks), *external_keys(networks, options.external)]
+        rows = transfer_rows(plan, cells | score_cells(storage, plan, keys, tasks, "transfer to other subjects"))
+        write_json(storage.evaluation_file("transfer"), {**head, "rows": rows})
+        return [rows]
+    if evaluation == "information":
+        rows = _information_rows(plan, cells)
+        if rows:
+            write_json(storage.evaluation_file("information"), {**head, "rows": rows})
+        return [rows]
+    if evaluation == "classification":
+        return [classify_networks(storage, plan, networks, options.labelled, tasks, head)]
+    if evaluation == "landscape":
+        classify_networks(storage, plan, networks, options.labelled, tasks, head)
+        landscapes(storage, networks, head)
+    if evaluation == "salience":
+        return [salience_of_networks(storage, plan, cells, tasks, head)]
+    return []
 
 
-def _identity(selected: Selected) -> dict[str, Any]:
-    kept = ("method", "trial", "val_r", "readout_layer", "champion", "split_digest")
-    return {"target": selected.key.target.name, "slug": selected.key.target.slug} | {
-        name: value for name, value in asdict(selected).items() if name in kept
-    }
-
-
-def score_predictor(
-    data: str,
-    target: dict[str, Any],
-    split_seed: int,
-    split_digest: str,
-    predictor: str,
-    place: str,
-    device: str,
+def _encoding(
+    storage: SweepStorage,
+    ledger: Ledger,
+    selection: Sequence[Selected],
+    cells: dict[CellKey, Cell],
 ) -> dict[str, Any]:
-    """Score one selected model and keep its r of every voxel; the body of a Ray task.
+    plan = ledger.plan
+    by_place = {(key.network.name, key.subject): cell for key, cell in cells.items()}
+    rows, voxel_r = [], {}
+    for selected in selection:
+        for subject in selected.key.target.subjects:
+            if selected.key.target.is_pooled and selected.key.target not in plan.pools:
+                continue  # a pool that leaves a subject out is for that subject: see transfer
+            cell = by_place[network_name(selected.key), subject]
+            row, r = _encoding_row(selected, subject, cell)
+            rows.append(row)
+            voxel_r[row["slug"], row["method"]] = r
+            _keep_voxels(storage, row["slug"], row["method"], r)
+    for row in rows:
+        untuned = voxel_r.get((row["slug"], "untuned"))
+        if untuned is not None and row["method"] != "untuned":
+            row["voxels_improved_percent"] = 100 * float((voxel_r[row["slug"], row["method"]] > untuned).mean())
+    head = {"protocol": plan.protocol, "split": plan.split_digest}
+    result = {**head, "optimistic": OPTIMISTIC[plan.protocol], "rows": rows}
+    write_json(storage.encoding_scores_file, result)
+    write_json(storage.evaluation_file("layers"), {**head, "rows": layer_rows(plan, cells)})
+    write_json(storage.evaluation_file("statistics"), {**head, **compare_methods(plan, rows, voxel_r, by_place)})
+    return result
 
-    Raises:
-        DataError: the data set is not the one that the sweep ran on.
-    """
-    from trainables.data.algonauts import open_algonauts
-    from trainables.data.responses import load_test, require_split
-    from trainables.evaluations.encoding import evaluate_encoding
-    from trainables.predictor import ResponsePredictor
 
-    dataset = open_algonauts(data)
-    require_split(dataset, split_seed, split_digest)
-    model = ResponsePredictor.load(UPath(predictor), device)
-    part = load_test(dataset, Target.from_dict(target), split_seed)
-    scores = evaluate_encoding(model.network, model.model.readout_layer, model.encoder, part, part.noise_ceiling)
-    destination = UPath(place)
+def _encoding_row(selected: Selected, subject: str, cell: Cell) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    target = selected.key.target.of_subject(subject)
+    place = (target.hemisphere, target.roi)
+    layer = selected.readout_layer if cell.protocol == NESTED else cell.layer(place)
+    r, val = cell.r("test", layer, place), cell.r("val", layer, place)
+    assert r is not None  # the protocol's layer has scores
+    ceiling = cell.noise_ceiling(place)
+    row = {
+        "target": target.name,
+        "slug": target.slug,
+        "method": selected.method,
+        "trial": selected.trial,
+        "network": network_name(selected.key),
+        "subject": subject,
+        "hemisphere": target.hemisphere,
+        "roi": target.roi,
+        "val_r": selected.val_r if val is None or not selected.key.target.is_pooled else float(val.mean()),
+        "readout_layer": layer,
+        "champion": selected.champion and not selected.key.target.is_pooled,
+        "split_digest": selected.split_digest,
+        "test_r": float(r.mean()),
+        "test_noise_normalised_r2": None if ceiling is None else float(np.median(noise_normalised_r2(r, ceiling))),
+        "n_voxels": len(r),
+        "n_test_stimuli": cell.n_test,
+        "voxels_improved_percent": None,
+    }
+    return row, r
+
+
+def _keep_voxels(storage: SweepStorage, slug: str, method: str, r: NDArray[np.float64]) -> None:
+    destination = storage.evaluation_dir / "encoding" / slug / f"{method}.npz"
     with storage_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with destination.open("wb") as file:
-            np.savez(file, r=scores.r)
-    return {
-        "test_r": scores.mean_r,
-        "test_noise_normalised_r2": scores.median_noise_normalised_r2,
-        "n_voxels": len(scores.r),
-        "n_test_stimuli": len(part.rows),
-    }
+            np.savez(file, r=r)
 
 
-def _with_comparisons(rows: list[dict[str, Any]], storage: SweepStorage) -> list[dict[str, Any]]:
-    """Add the share of voxels (percent) that a method predicts better than the untuned network does."""
-    from trainables.evaluations.encoding import voxels_improved
+def layer_rows(plan: SweepPlan, cells: dict[CellKey, Cell]) -> list[dict[str, Any]]:
+    """Every readout layer × every ROI of a network's own subjects."""
+    rows = []
+    for key, cell in cells.items():
+        for place in cell.places:
+            for layer in cell.layers:
+                val, test = cell.r("val", layer, place), cell.r("test", layer, place)
+                known = [r for r in (test, val) if r is not None]
+                if not known:
+                    continue
+                rows.append(
+                    {
+                        "network": key.network.name,
+                        "method": key.network.method,
+                        "subject": key.subject,
+                        "hemisphere": place[0],
+                        "roi": place[1],
+                        "roi_group": plan.roi_groups[place[1]],
+                        "layer": layer,
+                        "val_r": None if val is None else float(val.mean()),
+                        "test_r": None if test is None else float(test.mean()),
+                        "n_voxels": len(known[0]),
+                    }
+                )
+    return rows
 
-    compared = []
-    for row in rows:
-        folder = storage.evaluation_dir / "encoding" / row["slug"]
-        reference = folder / "untuned.npz"
-        improved = None
-        if row["method"] != "untuned" and reference.exists():
-            improved = voxels_improved(_voxel_r(folder / f"{row['method']}.npz"), _voxel_r(reference))
-        compared.append({**row, "voxels_improved_percent": improved})
-    return compared
 
-
-def _voxel_r(path: UPath) -> np.ndarray[Any, np.dtype[np.float64]]:
-    with storage_errors(path, "read"), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return np.asarray(archive["r"])
+def _information_rows(plan: SweepPlan, cells: dict[CellKey, Cell]) -> list[dict[str, Any]]:
+    rows = []
+    for key, cell in cells.items():
+        found = cell.information
+        if found is None or key.network.target is None:
+            continue
+        images, responses = found["retrieval"]["images"], found["retrieval"]["responses"]
+        rows.append(
+            {
+                "network": key.network.name,
+                "trial": key.network.trial,
+                "method": key.network.method,
+                "target": key.network.target.name,
+                "subject": key.subject,
+                "roi": key.network.target.roi,
+                "roi_group": plan.roi_groups[key.network.target.roi],
+                "bits": found["bits"],
+                "limit_bits": found["upper_limit"],
+                "beta": found["beta"],
+                "n_stimuli": found["n_stimuli"],
+                "image_top1": images["top1"],
+                "image_top5": images["top5"],
+                "response_top1": responses["top1"],
+                "response_top5": responses["top5"],
+                "chance_top1": images["chance_top1"],
+                "chance_top5": images["chance_top5"],
+            }
+        )
+    return rows
 
 
 def evaluation_table(result: dict[str, Any]) -> Table:
@@ -146,14 +269,14 @@ def evaluation_table(result: dict[str, Any]) -> Table:
             row["method"] + (" *" if row["champion"] else ""),
             f"{row['test_r']:.3f}",
             "–" if normalised is None else f"{normalised:.3f}",
-            f"{row['val_r']:.3f}",
+            f"{row['val_r']:.3f}" if result["protocol"] == NESTED else "–",
             row["readout_layer"],
             "–" if improved is None else f"{improved:.0f}",
         )
-    table.caption = (
-        "test r: mean Pearson r over voxels; norm. r²: median over voxels of r² over the noise ceiling "
-        "(– without ncsnr); "
-        "% vox ↑: voxels predicted better than by the untuned network; *: champion by validation score"
-    )
+    notes = [
+        "test r: mean Pearson r over voxels; norm. r²: median of r² over the noise ceiling (– without ncsnr)",
+        "% vox ↑: voxels predicted better than by the untuned network; *: champion by validation score",
+    ]
+    table.caption = "; ".join([*notes, *filter(None, [result["optimistic"]])])
     table.caption_justify = "left"
     return table

@@ -1,4 +1,7 @@
-"""Chooses the best trial of every target and method by validation score, and puts it into the model registry."""
+"""Chooses the best trial of every target and method by validation score, and puts it into the model registry.
+
+A registered model predicts the responses of one subject; networks of several are chosen and evaluated all the same.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,8 @@ def select(name: str, storage_uri: str, tasks: TaskRunner) -> list[dict[str, Any
     storage, ledger = open_sweep(name, storage_uri)
     chosen = choose(ledger)
     registry = Registry(Projection(ledger, storage.artifacts_uri))
-    todo = [selected for selected in chosen if not registry.holds(selected.key, selected.trial)]
+    single = [selected for selected in chosen if not selected.key.target.is_pooled]
+    todo = [selected for selected in single if not registry.holds(selected.key, selected.trial)]
     if todo:
         _build_predictors(storage, ledger, todo, tasks)
         for selected in todo:
@@ -100,11 +104,11 @@ def select(name: str, storage_uri: str, tasks: TaskRunner) -> list[dict[str, Any
                     f"registered {registry.model_name(selected.key.target)}: {selected.method} ({selected.trial})",
                     soft_wrap=True,
                 )
-    for selected in chosen:
+    for selected in single:
         registry.point(selected.key, selected.trial, selected.champion)
     write_json(storage.selection_file, [asdict(selected) for selected in chosen])
     if not tasks.quiet:
-        champions = sum(selected.champion for selected in chosen)
+        champions = sum(selected.champion for selected in single)
         tasks.console.print(
             f"{len(chosen)} models selected by validation score, {champions} with the alias `champion`.",
             soft_wrap=True,
@@ -132,8 +136,11 @@ def _build_predictors(storage: SweepStorage, ledger: Ledger, todo: list[Selected
             "readout_layer": selected.readout_layer,
             "split_seed": plan.split_seed,
             "weights": str(storage.weights_file),
-            "tuned": _weights_of(storage, ledger, selected),
+            "tuned": weights_of(storage, ledger, selected),
             "split_digest": plan.split_digest,
+            "protocol": plan.protocol,
+            "encoder": plan.encoder,
+            "backbone": plan.backbone,
             "place": str(storage.model_dir(selected.key.target, selected.method)),
             "provenance": {
                 **asdict(selected),
@@ -150,7 +157,12 @@ def _build_predictors(storage: SweepStorage, ledger: Ledger, todo: list[Selected
         pass
 
 
-def _weights_of(storage: SweepStorage, ledger: Ledger, selected: Selected) -> str | None:
+def weights_of(storage: SweepStorage, ledger: Ledger, selected: Selected) -> str | None:
+    """Folder of a selected trial's tuned weights; None for the untuned network.
+
+    Raises:
+        StorageError: they were not kept.
+    """
     if selected.method == "untuned":
         return None
     record = next(r for r in ledger.study_records(selected.key) if r.number == selected.number)
@@ -167,6 +179,9 @@ def build_predictor(
     readout_layer: str,
     split_seed: int,
     split_digest: str,
+    protocol: str,
+    encoder: str,
+    backbone: str,
     weights: str,
     tuned: str | None,
     place: str,
@@ -180,7 +195,7 @@ def build_predictor(
     Raises:
         DataError: the data set is not the one that the sweep ran on.
     """
-    from trainables.data.algonauts import open_algonauts
+    from trainables.data.open import open_dataset
     from trainables.data.responses import load_target, require_split
     from trainables.evaluations.encoding import fit_encoder
     from trainables.models.tuned_model import TunedModel
@@ -188,7 +203,7 @@ def build_predictor(
     from trainables.predictor import ResponsePredictor
 
     if tuned is None:
-        pretrained = load_weights(weights)
+        pretrained = load_weights(weights, backbone)
         model = TunedModel(pretrained.backbone, readout_layer, "untuned", readout_layer, pretrained.state)
     else:
         model = TunedModel.load(UPath(tuned))
@@ -200,8 +215,8 @@ def build_predictor(
         model.state,
         provenance={**model.provenance, **provenance},
     )
-    dataset = open_algonauts(data)
-    require_split(dataset, split_seed, split_digest)
-    parts = load_target(dataset, Target.from_dict(target), split_seed)
-    encoder = fit_encoder(model.build().to(device), readout_layer, parts.train)
-    ResponsePredictor(model, encoder, device).save(UPath(place))
+    dataset = open_dataset(data)
+    require_split(dataset, split_seed, split_digest, protocol)
+    parts = load_target(dataset, Target.from_dict(target), split_seed, protocol=protocol)
+    fitted = fit_encoder(model.build().to(device), readout_layer, parts.train, encoder=encoder)
+    ResponsePredictor(model, fitted, device).save(UPath(place))

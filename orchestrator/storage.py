@@ -6,7 +6,7 @@ STORAGE/NAME/ledger.journal          every trial, finished or not (local default
 STORAGE/NAME/weights.safetensors     the pretrained weights that all trials start from
 STORAGE/NAME/trials/SLUG/METHOD/N/   weights of a study's best trials
 STORAGE/NAME/selection.json          what `select` chose
-STORAGE/NAME/evaluation/             test scores
+STORAGE/NAME/evaluation/             test scores, a table for each evaluation; cells/: r of every voxel
 STORAGE/NAME/artifacts/              MLflow artifacts
 """
 
@@ -159,6 +159,10 @@ class SweepStorage:
     def encoding_scores_file(self) -> UPath:
         """Summary of the encoding scores on test stimuli."""
         return self.evaluation_dir / "encoding.json"
+
+    def evaluation_file(self, name: str) -> UPath:
+        """Table of one evaluation."""
+        return self.evaluation_dir / f"{name}.json"
 
     def voxel_scores_file(self, target: Target, method: str) -> UPath:
         """Test r of every voxel."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,12 @@ class TaskRunner:
     """Ray cluster to join; None starts Ray on this machine."""
     profile: str = "auto"
     """How resources become places for tasks."""
+
+    @contextmanager
+    def ray(self) -> Iterator[None]:
+        """Keep Ray for several calls of `run`, each of which would start its own."""
+        with ray_running(self.address):
+            yield
 
     def run(
         self, function: Callable[..., Any], jobs: Sequence[dict[str, Any]], title: str

@@ -110,7 +110,7 @@ def test_ledger_holds_every_trial_once(finished: str, storage: Path) -> None:
 def test_small_roi_is_reported_and_not_tuned(finished: str, storage: Path) -> None:
     done = sweep("status", "small", "--storage", storage)
     assert "skipped subj01/lh/RSC: 9 voxels, fewer than 20" in done.stdout
-    assert "sweep small is finished" in done.stdout
+    assert f"sweep small is finished; `python sweep.py leaderboard small --storage {storage}`" in done.stdout
     content = json.loads(sweep("status", "small", "--storage", storage, "--json").stdout)
     assert (content["sweep"], content["left"], content["seconds_left"]) == ("small", 0, 0)
     assert list(content["targets"]) == ["subj01/lh/V1v"]
@@ -239,11 +239,16 @@ def test_evaluation_is_pearson_r_on_test_stimuli(
 
 
 def test_evaluating_again_scores_nothing_and_says_the_same(evaluated: dict[str, Any], storage: Path) -> None:
-    voxels = storage / "small/evaluation/encoding/subj01-lh-V1v/untuned.npz"
-    before = voxels.stat().st_mtime_ns
+    cells = [path for path in (storage / "small/evaluation/cells").rglob("*") if path.is_file()]
+    assert {path.relative_to(storage / "small/evaluation/cells").as_posix() for path in cells} == {
+        f"{network}/subj01.{ending}"
+        for network in ("untuned", "subj01-lh-V1v.contrastive", "subj01-lh-V1v.regression")
+        for ending in ("json", "npz")
+    }
+    before = {path: path.stat().st_mtime_ns for path in cells}
     done = sweep("evaluate", "small", "--storage", storage, "--json")
     assert json.loads(done.stdout) == evaluated
-    assert voxels.stat().st_mtime_ns == before
+    assert {path: path.stat().st_mtime_ns for path in cells} == before
     board = json.loads(sweep("leaderboard", "small", "--storage", storage, "--json").stdout)
     scores = {row["trial"]: row["test_r"] for row in evaluated["rows"]}
     assert {row["best_trial"]: row["test_r"] for row in board["rows"]} == scores
