@@ -16,7 +16,7 @@ from upath import UPath
 
 from orchestrator.networks import UNTUNED, Network, build_network
 from orchestrator.plan import SweepPlan
-from orchestrator.storage import SweepStorage, read_json, storage_errors, write_json
+from orchestrator.storage import SweepStorage, read_json, reading_arrays, write_arrays, write_json
 from orchestrator.tasks import TaskRunner
 from trainables.data.splits import NESTED, PUBLISHED_A, PUBLISHED_B
 from trainables.errors import StorageError
@@ -42,6 +42,8 @@ class CellKey:
     """Of another data set than the sweep's."""
     places: tuple[Place, ...]
     """Hemispheres and ROIs to score."""
+    kept: tuple[tuple[Place, str], ...] = ()
+    """Readout layers that were chosen with the trial, for some places: predictions of single stimuli are kept there."""
 
     @property
     def own(self) -> bool:
@@ -51,16 +53,19 @@ class CellKey:
 
 
 class Cell:
-    """A scored cell, as read back."""
+    """A scored cell. It holds r; predictions of single stimuli are read when they are asked for."""
 
-    def __init__(self, summary: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.summary, self._arrays = summary, arrays
+    def __init__(
+        self, summary: dict[str, Any], arrays: Mapping[str, NDArray[Any]], source: UPath | None = None
+    ) -> None:
+        self.summary, self._arrays, self._source = summary, arrays, source
         self.protocol: str = summary["protocol"]
         self.layers: list[str] = summary["layers"]
         self.n_test: int = summary["n_test"]
         self.information: dict[str, Any] | None = summary["information"]
         self._columns = {tuple(entry["place"]): slice(*entry["columns"]) for entry in summary["places"]}
         self._choices = {tuple(entry["place"]): entry["choice"] for entry in summary["places"]}
+        self._kept: dict[tuple[str, ...], str] = {tuple(place): layer for place, layer in summary["kept"]}
 
     @property
     def places(self) -> list[Place]:
@@ -79,6 +84,8 @@ class Cell:
         """
         if self.protocol == PUBLISHED_A:
             return str(self._choices[place][0])
+        if self.protocol == NESTED and place in self._kept:
+            return self._kept[place]
         part = "val" if self.protocol == NESTED else "test"
         means = {layer: r.mean() for layer in self.layers if (r := self.r(part, layer, place)) is not None}
         return max(means, key=lambda layer: means[layer])
@@ -88,14 +95,19 @@ class Cell:
         layer, alpha = self._choices[place]
         return str(layer), float(alpha)
 
-    def predicted(self, layer: str, place: Place) -> NDArray[np.float32] | None:
-        """Predicted test responses ``[n_test, n_voxels]``, kept for a place at the layer that was chosen for it."""
-        return self._arrays.get(f"predicted|{place[0]}|{place[1]}|{layer}")
+    def predicted(self, place: Place) -> NDArray[np.float32] | None:
+        """Predicted test responses ``[n_test, n_voxels]`` at the chosen layer; None where they were not kept."""
+        return self._read(_predicted(place))
 
     def measured(self, place: Place) -> NDArray[np.float32] | None:
-        """Measured test responses ``[n_test, n_voxels]``."""
-        found = self._arrays.get("measured")
-        return None if found is None else found[:, self._columns[place]]
+        """Measured test responses ``[n_test, n_voxels]``; kept in the untuned network's cells."""
+        return self._read(_measured(place))
+
+    def _read(self, name: str) -> NDArray[np.float32] | None:
+        if self._source is None:
+            return None
+        with reading_arrays(self._source) as archive:
+            return archive.get(name)
 
     def noise_ceiling(self, place: Place) -> NDArray[np.float32] | None:
         """Share of each voxel's variance that the stimulus can explain."""
@@ -117,17 +129,35 @@ def read_cell(storage: SweepStorage, key: CellKey) -> Cell | None:
         return None
     summary = read_json(summary_file)
     scored = {tuple(entry["place"]) for entry in summary["places"]}
-    if (summary["version"], summary["trial"]) != (CELL_VERSION, key.network.trial) or not set(key.places) <= scored:
+    identity = (CELL_VERSION, key.network.trial, key.data, [[list(place), layer] for place, layer in key.kept])
+    found = tuple(summary.get(name) for name in ("version", "trial", "data", "kept"))
+    if found != identity or not set(key.places) <= scored:
         return None
     arrays_file = place.with_name(f"{place.name}.npz")
-    with storage_errors(arrays_file, "read"), arrays_file.open("rb") as file, np.load(file) as archive:
-        return Cell(summary, {name: archive[name] for name in archive.files})
+    with reading_arrays(arrays_file) as archive:
+        held = [name for name in archive if not name.startswith(("predicted|", "measured|"))]
+        return Cell(summary, {name: archive[name] for name in held}, arrays_file)
+
+
+def _predicted(place: Place) -> str:
+    return f"predicted|{place[0]}|{place[1]}"
+
+
+def _measured(place: Place) -> str:
+    return f"measured|{place[0]}|{place[1]}"
 
 
 def score_cells(
-    storage: SweepStorage, plan: SweepPlan, keys: Iterable[CellKey], tasks: TaskRunner, title: str
+    storage: SweepStorage,
+    plan: SweepPlan,
+    keys: Iterable[CellKey],
+    tasks: TaskRunner,
+    title: str,
+    known: Mapping[CellKey, Cell] | None = None,
 ) -> dict[CellKey, Cell]:
     """Every cell, computing those that are not there yet; the untuned network's come first.
+
+    ``known`` are cells of an earlier call, among which ``published-a`` may find the untuned network's choices.
 
     Raises:
         CortexSweepError: data or models are missing.
@@ -138,7 +168,7 @@ def score_cells(
         todo = [key for key in wanted if key not in cells and (key.network.name == UNTUNED) == untuned_turn]
         if not todo:
             continue
-        jobs = [_job(storage, plan, key, cells) for key in todo]
+        jobs = [_job(storage, plan, key, {**(known or {}), **cells}) for key in todo]
         for index, _ in tasks.run(score_cell, jobs, title):
             cell = read_cell(storage, todo[index])
             if cell is None:
@@ -150,7 +180,11 @@ def score_cells(
 def _job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cells: Mapping[CellKey, Cell]) -> dict[str, Any]:
     choices = None
     if plan.protocol == PUBLISHED_A and key.network.name != UNTUNED:
-        reference = next(c for k, c in cells.items() if k.network.name == UNTUNED and k.subject == key.subject)
+        where = (key.external, key.data, key.subject)
+        untuned = {(k.external, k.data, k.subject): cell for k, cell in cells.items() if k.network.name == UNTUNED}
+        if where not in untuned:
+            raise StorageError(f"the untuned network was not scored on {key.subject}; evaluate encoding first")
+        reference = untuned[where]
         choices = {place: reference.choice(place) for place in key.places}
     target = key.network.target
     return {
@@ -168,6 +202,8 @@ def _job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cells: Mapping[Ce
         "trial": key.network.trial,
         "own_index": target.subjects.index(key.subject) if target and key.own else None,
         "own_place": key.network.places[0] if key.own else None,
+        "kept": list(key.kept),
+        "keep_measured": key.network.name == UNTUNED,
         "choices": choices,
         "place": str(cell_place(storage, key)),
     }
@@ -188,6 +224,8 @@ def score_cell(
     trial: str,
     own_index: int | None,
     own_place: Place | None,
+    kept: list[tuple[Place, str]],
+    keep_measured: bool,
     choices: dict[Place, tuple[str, float]] | None,
     place: str,
     device: str,
@@ -213,6 +251,8 @@ def score_cell(
     summary = {
         "version": CELL_VERSION,
         "trial": trial,
+        "data": data,
+        "kept": kept,
         "protocol": protocol,
         "split": split_digest,
         "layers": list(network.readout_layers),
@@ -225,15 +265,19 @@ def score_cell(
     }
     arrays: dict[str, NDArray[Any]] = {f"val|{layer}": r for layer, r in scores.val.items()}
     arrays |= {f"test|{layer}": r for layer, r in scores.test.items()}
-    arrays["measured"] = parts.responses[2]
     if parts.noise_ceiling is not None:
         arrays["noise_ceiling"] = parts.noise_ceiling
-    cell = Cell(summary, arrays)
-    for where, columns in parts.places.items():
-        layer = cell.layer(where)
+    cell = Cell(summary, dict(arrays))
+    for where, _ in kept:
+        columns, layer = parts.places[where], cell.layer(where)
         if layer in scores.predicted:
-            arrays[f"predicted|{where[0]}|{where[1]}|{layer}"] = scores.predicted[layer][:, columns]
-    _write(UPath(place), summary, arrays)
+            arrays[_predicted(where)] = scores.predicted[layer][:, columns]
+        if keep_measured:
+            arrays[_measured(where)] = parts.responses[2][:, columns]
+    destination = UPath(place)
+    # The arrays first: the summary beside them says that they are whole.
+    write_arrays(destination.with_name(f"{destination.name}.npz"), **arrays)
+    write_json(destination.with_name(f"{destination.name}.json"), summary)
 
 
 def _information(
@@ -257,19 +301,11 @@ def _information(
     return found if math.isfinite(found["bits"]) else None
 
 
-def _write(place: UPath, summary: dict[str, Any], arrays: Mapping[str, Any]) -> None:
-    """The arrays first: the summary beside them says that they are whole."""
-    destination = place.with_name(f"{place.name}.npz")
-    with storage_errors(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with destination.open("wb") as file:
-            np.savez(file, **arrays)
-    write_json(place.with_name(f"{place.name}.json"), summary)
-
-
 OPTIMISTIC = {
     NESTED: "",
     PUBLISHED_A: "",
     PUBLISHED_B: "readout layer and penalties are chosen on the folds that are reported: these r are optimistic",
 }
 """What a table of each protocol has to say about itself."""
+SHARED = "networks of single subjects were tuned on some of the pictures that other subjects hold out"
+"""What a transfer table of a published protocol, which splits by row, has to say."""

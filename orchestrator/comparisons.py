@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.cells import Cell
+from orchestrator.networks import UNTUNED
 from orchestrator.plan import SweepPlan
 from trainables.config import METHODS
 
@@ -57,11 +58,8 @@ def _over_voxels(
     for slug, found in pairs.items():
         line = _line(plan, found[more], f"{more} - {less}", found[more]["subject"], asdict(compared[slug]))
         place = (line["hemisphere"], line["roi"])
-        predictions = [
-            cells[found[m]["network"], line["subject"]].predicted(found[m]["readout_layer"], place)
-            for m in (more, less)
-        ]
-        measured = cells[found[more]["network"], line["subject"]].measured(place)
+        predictions = [cells[found[m]["network"], line["subject"]].predicted(place) for m in (more, less)]
+        measured = cells[UNTUNED, line["subject"]].measured(place)
         line["interval_over"] = "voxels"
         if predictions[0] is not None and predictions[1] is not None and measured is not None:
             boot = bootstrap_stimuli(

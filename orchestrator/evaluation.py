@@ -10,21 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from orchestrator.cells import OPTIMISTIC, Cell, CellKey, score_cells
+from orchestrator.cells import OPTIMISTIC, SHARED, Cell, CellKey, score_cells
 from orchestrator.comparisons import compare_methods
 from orchestrator.labelled_evaluation import classify_networks, landscapes
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger
-from orchestrator.networks import Network, network_name, networks_of, places_of, subjects_of
+from orchestrator.networks import UNTUNED, Network, network_name, networks_of, places_of, subjects_of
 from orchestrator.plan import SweepPlan
 from orchestrator.salience_evaluation import salience_of_networks
 from orchestrator.selection import Selected, read_selection
-from orchestrator.storage import SweepStorage, storage_errors, write_json
+from orchestrator.storage import SweepStorage, write_arrays, write_json
 from orchestrator.tasks import TaskRunner
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.scores import log_test_scores
-from orchestrator.transfer_evaluation import external_keys, transfer_keys, transfer_rows
-from trainables.data.splits import NESTED
+from orchestrator.transfer_evaluation import external_keys, former_external_rows, transfer_keys, transfer_rows
+from trainables.data.splits import NESTED, PUBLISHED
 from trainables.encoding.scores import noise_normalised_r2
 from trainables.errors import ConfigError
 
@@ -78,7 +78,8 @@ def _evaluate(
     tasks: TaskRunner,
     options: EvaluationOptions,
 ) -> dict[str, Any]:
-    cells = score_cells(storage, ledger.plan, own_keys(ledger.plan, networks), tasks, "scoring on test stimuli")
+    keys = own_keys(ledger.plan, networks, selection)
+    cells = score_cells(storage, ledger.plan, keys, tasks, "scoring on test stimuli")
     result = _encoding(storage, ledger, selection, cells)
     projection = Projection(ledger, storage.artifacts_uri)
     log_test_scores(projection, result["rows"])
@@ -88,13 +89,18 @@ def _evaluate(
     return result
 
 
-def own_keys(plan: SweepPlan, networks: Sequence[Network]) -> list[CellKey]:
+def own_keys(plan: SweepPlan, networks: Sequence[Network], selection: Sequence[Selected]) -> list[CellKey]:
     """Cells of every network on its own subjects, and of the untuned one on all, in all ROIs of the plan."""
+    untuned = {s.key.target: s.readout_layer for s in selection if s.method == UNTUNED}
     keys = []
     for network in networks:
         for subject in network.target.subjects if network.target else subjects_of(plan):
             places = tuple(places_of(plan, subject))
-            keys.append(CellKey(network, plan.data, plan.dataset, subject, external=False, places=places))
+            own = [(place, network.readout_layer) for place in network.places]
+            if network.target is None:  # one network for all: each target has its own layer
+                known = {(t.hemisphere, t.roi): layer for t, layer in untuned.items() if t.subjects == (subject,)}
+                own = [(place, known[place]) for place in places if place in known]
+            keys.append(CellKey(network, plan.data, plan.dataset, subject, False, places, tuple(own)))
     return keys
 
 
@@ -108,11 +114,14 @@ def _further(
     options: EvaluationOptions,
 ) -> list[list[dict[str, Any]]]:
     """One evaluation besides encoding: writes its file, returns rows for MLflow."""
-    head = {"protocol": plan.protocol, "split": plan.split_digest}
+    head = {"protocol": plan.protocol, "split": plan.split_digest, "trials": {n.name: n.trial for n in networks}}
     if evaluation == "transfer":
         keys = [*transfer_keys(plan, networks), *external_keys(networks, options.external)]
-        rows = transfer_rows(plan, cells | score_cells(storage, plan, keys, tasks, "transfer to other subjects"))
-        write_json(storage.evaluation_file("transfer"), {**head, "rows": rows})
+        found = score_cells(storage, plan, keys, tasks, "transfer to other subjects", known=cells)
+        rows = transfer_rows(plan, cells | found)
+        rows += former_external_rows(storage, networks, rows)
+        optimistic = SHARED if plan.protocol in PUBLISHED else ""
+        write_json(storage.evaluation_file("transfer"), {**head, "optimistic": optimistic, "rows": rows})
         return [rows]
     if evaluation == "information":
         rows = _information_rows(plan, cells)
@@ -162,7 +171,7 @@ def _encoding(
 def _encoding_row(selected: Selected, subject: str, cell: Cell) -> tuple[dict[str, Any], NDArray[np.float64]]:
     target = selected.key.target.of_subject(subject)
     place = (target.hemisphere, target.roi)
-    layer = selected.readout_layer if cell.protocol == NESTED else cell.layer(place)
+    layer = cell.layer(place)
     r, val = cell.r("test", layer, place), cell.r("val", layer, place)
     assert r is not None  # the protocol's layer has scores
     ceiling = cell.noise_ceiling(place)
@@ -189,11 +198,7 @@ def _encoding_row(selected: Selected, subject: str, cell: Cell) -> tuple[dict[st
 
 
 def _keep_voxels(storage: SweepStorage, slug: str, method: str, r: NDArray[np.float64]) -> None:
-    destination = storage.evaluation_dir / "encoding" / slug / f"{method}.npz"
-    with storage_errors(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with destination.open("wb") as file:
-            np.savez(file, r=r)
+    write_arrays(storage.evaluation_dir / "encoding" / slug / f"{method}.npz", r=r)
 
 
 def layer_rows(plan: SweepPlan, cells: dict[CellKey, Cell]) -> list[dict[str, Any]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from typing import Any
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +15,12 @@ from upath import UPath
 from orchestrator.comparisons import finite
 from orchestrator.networks import Network, build_network
 from orchestrator.plan import SweepPlan
-from orchestrator.storage import SweepStorage, read_json, storage_errors, write_json
+from orchestrator.storage import SweepStorage, read_json, resolved, storage_errors, write_json, write_whole
 from orchestrator.tasks import TaskRunner
-from trainables.errors import StorageError
+from trainables.errors import ConfigError, DataError, StorageError
+
+if TYPE_CHECKING:
+    from trainables.data.labelled import LabelledImages
 
 AXES_KEPT = 10
 ORACLE = "true labels"
@@ -39,13 +45,17 @@ def classify_networks(
     sets, logged = _known_sets(storage), []
     for root in labelled:
         images = open_labelled(root)
+        place = str(resolved(root, "--labelled"))
+        _require_own_name(sets, images.name, place)
         if not tasks.address:
             decode_labelled(images, default_cache_dir())
-        known = {row["network"]: row for row in sets.get(images.name, {}).get("rows", [])}
+        digest = _digest(images)
+        former = sets.get(images.name, {})
+        known = {row["network"]: row for row in former.get("rows", [])} if former.get("digest") == digest else {}
         todo = [n for n in networks if (known.get(n.name) or {}).get("trial") != n.trial]
         jobs = [
             {
-                "root": root,
+                "root": place,
                 "weights": str(storage.weights_file),
                 "backbone": plan.backbone,
                 "cutoff": plan.cutoffs[-1],
@@ -55,14 +65,29 @@ def classify_networks(
             for network in todo
         ]
         for index, found in tasks.run(classify_network, jobs, f"classification of {images.name}") if jobs else ():
-            network = todo[index]
-            known[network.name] = _identity(plan, network) | found
-        rows = [known[network.name] for network in networks]
-        shared = {name: rows[0][name] for name in ("n_classes", "chance", "n_train", "n_test")}
-        sets[images.name] = {**shared, "rows": rows}
-        logged += [row | {"set": images.name} for row in rows if row["trial"]]
-        write_json(storage.evaluation_file("classification"), {**head, "sets": sets})
+            known[todo[index].name] = _identity(plan, todo[index]) | found
+            rows = [known[network.name] for network in networks if network.name in known]
+            shared = {name: rows[0][name] for name in ("n_classes", "chance", "n_train", "n_test")}
+            sets[images.name] = {**shared, "root": place, "digest": digest, "rows": rows}
+            # After each network: an interrupted evaluation goes on where it stopped.
+            write_json(storage.evaluation_file("classification"), {**head, "sets": sets})
+        current = {network.name for network in networks}
+        sets[images.name]["rows"] = [row for row in sets[images.name]["rows"] if row["network"] in current]
+        logged += [row | {"set": images.name} for row in sets[images.name]["rows"] if row["trial"]]
+    write_json(storage.evaluation_file("classification"), {**head, "sets": sets})
     return logged
+
+
+def _require_own_name(sets: dict[str, Any], name: str, root: str) -> None:
+    if name in sets and sets[name]["root"] != root:
+        raise ConfigError(
+            f"--labelled {root} is called {name!r} like {sets[name]['root']}; rename one of the two folders"
+        )
+
+
+def _digest(images: LabelledImages) -> str:
+    listed = [(path.name, int(label)) for path, label in zip(images.paths, images.labels, strict=True)]
+    return hashlib.sha256(json.dumps([listed, images.class_names]).encode()).hexdigest()[:16]
 
 
 def _known_sets(storage: SweepStorage) -> dict[str, Any]:
@@ -82,7 +107,7 @@ def _identity(plan: SweepPlan, network: Network) -> dict[str, Any]:
 
 
 def _probabilities_file(storage: SweepStorage, labelled: str, network: str) -> UPath:
-    return storage.evaluation_dir / "classification" / labelled / f"{network}.npz"
+    return storage.evaluation_dir / "classification" / labelled / f"{network}.npy"
 
 
 def classify_network(
@@ -95,18 +120,21 @@ def classify_network(
 
     images = open_labelled(root)
     network, _ = build_network(weights, backbone, cutoff, tuned)
-    scores = classify(
-        network.to(device),
-        decode_labelled(images, default_cache_dir()),
-        images.labels,
-        n_classes=len(images.class_names),
-        layer=network.spec.penultimate_layer,
-    )
+    try:
+        scores = classify(
+            network.to(device),
+            decode_labelled(images, default_cache_dir()),
+            images.labels,
+            n_classes=len(images.class_names),
+            layer=network.spec.penultimate_layer,
+        )
+    except ValueError as error:
+        raise DataError(f"{root} cannot be classified: {error}") from error
     destination = UPath(place)
-    with storage_errors(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with destination.open("wb") as file:
-            np.savez(file, probabilities=scores.probabilities, labels=scores.labels)
+    for path, array in ((destination, scores.probabilities), (labels_file(destination), scores.labels)):
+        buffer = BytesIO()
+        np.save(buffer, array)
+        write_whole(path, buffer.getvalue())
     names = ("layer", "accuracy", "chance", "n_train", "n_test", "n_classes", "converged")
     return {name: getattr(scores, name) for name in names}
 
@@ -123,7 +151,8 @@ def landscapes(storage: SweepStorage, networks: Sequence[Network], head: dict[st
     found = {}
     for name, table in sets.items():
         rows = {row["network"]: row for row in table["rows"]}
-        present = [network.name for network in networks if network.name in rows]
+        # A row of a former trial is not of this network.
+        present = [n.name for n in networks if n.name in rows and rows[n.name]["trial"] == n.trial]
         found[name] = {
             "names": [*present, ORACLE],
             "methods": [*(rows[network]["method"] for network in present), ORACLE],
@@ -137,11 +166,13 @@ def landscapes(storage: SweepStorage, networks: Sequence[Network], head: dict[st
 def _coordinates(files: Sequence[UPath]) -> dict[str, Any]:
     from trainables.analyses.landscape import bhattacharyya_distances, inpca, oracle_probabilities
 
-    archives = [_read(file) for file in files]
-    probabilities = [archive[0] for archive in archives]
-    oracle = oracle_probabilities(archives[0][1], probabilities[0].shape[1])
+    probabilities = [_read(file) for file in files]
+    oracle = oracle_probabilities(_read(labels_file(files[0])), probabilities[0].shape[1])
     points = [*probabilities, oracle]
-    found = inpca(bhattacharyya_distances(points), n_axes=min(AXES_KEPT, len(points)))
+    try:
+        found = inpca(bhattacharyya_distances(points), n_axes=min(AXES_KEPT, len(points)))
+    except ValueError as error:
+        raise DataError(f"there is no landscape of these networks: {error}") from error
     return {
         "coordinates": found.coordinates.tolist(),
         "imaginary": found.imaginary.tolist(),
@@ -149,6 +180,18 @@ def _coordinates(files: Sequence[UPath]) -> dict[str, Any]:
     }
 
 
-def _read(path: UPath) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    with storage_errors(path, "read"), path.open("rb") as file, np.load(file) as archive:
-        return archive["probabilities"], archive["labels"]
+def labels_file(probabilities: UPath) -> UPath:
+    """True classes of the images that the probabilities are of."""
+    return probabilities.with_name(f"{probabilities.stem}.labels.npy")
+
+
+def _read(path: UPath) -> NDArray[Any]:
+    """Memory-mapped where it lies on a disk: hundreds of networks do not fit into memory at once."""
+    try:
+        with storage_errors(path, "read"):
+            if path.protocol in ("", "file", "local"):
+                mapped: NDArray[Any] = np.load(path.path, mmap_mode="r", allow_pickle=False)
+                return mapped
+            return np.asarray(np.load(BytesIO(path.read_bytes()), allow_pickle=False))
+    except ValueError as error:
+        raise StorageError(f"{path} is damaged ({error}); delete it and evaluate classification again") from error

@@ -11,6 +11,7 @@ from rich.text import Text
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import StudyKey
 from orchestrator.storage import SweepStorage, read_json
+from trainables.data.splits import NESTED
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _row(
         learning_rate=config["learning_rate"] if tuned else None,
         epoch=best.details.get("best_epoch") if best else None,
         untuned_r=untuned.get(best.details.get("readout_layer", "")) if tuned and best else None,
-        best_of_target=first and best is not None,
+        best_of_target=first and best is not None and ledger.plan.protocol == NESTED,
         test_r=tests.get(best.uid) if best else None,
     )
 

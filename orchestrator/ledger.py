@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from orchestrator.plan import StudyKey, SweepPlan, stable_seed
 from orchestrator.storage import storage_errors
-from search_spaces import suggest_extras
+from search_spaces import first_extras, suggest_extras
 from trainables.config import TrialConfig
 from trainables.errors import StorageError
 
@@ -98,6 +98,9 @@ class Ledger:
                 study = self.study(key)
                 first = self.plan.search_space.starting_point(key.method, self.plan.cutoffs)
                 # A driver may have died between making the study and queueing its first trial.
+                if first:
+                    epochs = self.plan.search_space.epochs_of(key.method, self.plan.epochs)
+                    first |= first_extras(self.plan.explore, epochs, self.plan.batch_size)
                 if first and not study.get_trials(deepcopy=False):
                     study.enqueue_trial(first)
 

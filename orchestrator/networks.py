@@ -34,6 +34,8 @@ class Network:
     """As `TrialRecord.uid`; empty for the untuned network."""
     tuned: str | None
     """Folder of the tuned weights."""
+    readout_layer: str = ""
+    """Chosen with the trial; empty for the untuned network, which has one for each target."""
 
     @property
     def places(self) -> list[tuple[str, str]]:
@@ -53,7 +55,9 @@ def networks_of(storage: SweepStorage, ledger: Ledger, selection: Sequence[Selec
         if selected.method != UNTUNED:
             name = network_name(selected.key)
             place = weights_of(storage, ledger, selected)
-            found[name] = Network(name, selected.method, selected.key.target, selected.trial, place)
+            found[name] = Network(
+                name, selected.method, selected.key.target, selected.trial, place, selected.readout_layer
+            )
     return list(found.values())
 
 

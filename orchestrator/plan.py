@@ -131,10 +131,26 @@ class SweepPlan:
             raise ConfigError(f"--optimise holds {missing[0]!r}, which --scores lacks; add it there")
         if "classification" in self.scores and not self.labelled:
             raise ConfigError("--scores holds 'classification' without --labelled; name a labelled image set")
+        if "transfer" in self.scores:
+            self._require_others()
+        if not self.search_space.searched and (self.explore or self.trials != 1):
+            raise ConfigError(f"--space {self.space} fixes the recipe; leave out --explore, and --trials other than 1")
         if self.protocol in PUBLISHED and (self.search_space.searched or self.scores != ("encoding",)):
             raise ConfigError(
                 f"--protocol {self.protocol} has no validation part to search or choose by; use --space published, "
                 "with --scores encoding"
+            )
+
+    def _require_others(self) -> None:
+        has: dict[tuple[str, str], set[str]] = {}
+        for target in self.targets:
+            has.setdefault((target.hemisphere, target.roi), set()).update(target.subjects)
+        asked = [key.target for key in self.studies]
+        lonely = [t for t in asked if not has[t.hemisphere, t.roi] - set(t.subjects)]
+        if lonely and ("transfer" in self.optimise or len(lonely) == len(asked)):
+            raise ConfigError(
+                f"--scores holds 'transfer', but {lonely[0].label} leaves no other subject that has this ROI; leave it "
+                "out, or name more --subjects"
             )
 
     @cached_property

@@ -10,10 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from orchestrator.plan import SkippedRoi, SweepPlan, default_grace_epochs, parse_list
-from orchestrator.storage import SweepStorage
+from orchestrator.storage import SweepStorage, resolved
 from search_spaces import Space, read_space, space_named
 from trainables.config import ENCODERS, PROTOCOLS
 from trainables.data.dataset import Dataset
+from trainables.data.labelled import open_labelled
 from trainables.data.responses import split_digest
 from trainables.data.splits import NESTED, PUBLISHED
 from trainables.data.targets import TargetPlan, parse_subjects, plan_targets
@@ -72,8 +73,11 @@ def make_plan(options: SweepOptions, storage: SweepStorage, dataset: Dataset, we
     methods = tuple(parse_list(options.methods)) if options.methods is not None else space.methods
     chosen = _choose_targets(options, dataset, space)
     targets = [*chosen.targets]
-    if any(method.startswith("pooled") for method in methods):
+    pooled = any(method.startswith("pooled") for method in methods)
+    if pooled:
         targets += pool(chosen.targets, options.leave_one_out)
+    if options.leave_one_out and len([target for target in targets if len(target.subjects) > 1]) < 2:
+        raise ConfigError("--leave-one-out needs a pooled method and three subjects that share an ROI; name them")
     epochs = space.epochs if options.epochs is None else options.epochs
     return SweepPlan(
         name=options.name,
@@ -110,8 +114,21 @@ def make_plan(options: SweepOptions, storage: SweepStorage, dataset: Dataset, we
         encoder=options.encoder,
         scores=tuple(parse_list(options.scores)),
         optimise=tuple(parse_list(options.optimise)),
-        labelled=options.labelled,
+        labelled=_labelled_root(options),
     )
+
+
+def _labelled_root(options: SweepOptions) -> str:
+    """The labelled set's place as workers find it; looked at now, not after the first trials.
+
+    Raises:
+        DataError: it is no labelled set.
+    """
+    if not options.labelled:
+        return ""
+    place = str(resolved(options.labelled, "--labelled"))
+    open_labelled(place)
+    return place
 
 
 def _require_options(options: SweepOptions, storage: SweepStorage) -> None:

@@ -13,7 +13,7 @@ from orchestrator.cells import Cell, CellKey
 from orchestrator.comparisons import finite
 from orchestrator.networks import UNTUNED, build_network, places_of
 from orchestrator.plan import SweepPlan
-from orchestrator.storage import SweepStorage, storage_errors, write_json
+from orchestrator.storage import SweepStorage, reading_arrays, write_arrays, write_json, write_whole
 from orchestrator.tasks import TaskRunner
 
 N_STIMULI = 200
@@ -66,6 +66,7 @@ def salience_of_networks(
 
 
 def _job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cell: Cell, hemisphere: str, roi: str) -> dict[str, Any]:
+    layer = cell.layer((hemisphere, roi))
     name = key.network.name if key.network.name != UNTUNED else f"{UNTUNED}.{key.subject}-{hemisphere}-{roi}"
     return {
         "network": name,
@@ -73,7 +74,7 @@ def _job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cell: Cell, hemis
         "subject": key.subject,
         "hemisphere": hemisphere,
         "roi": roi,
-        "readout_layer": cell.layer((hemisphere, roi)),
+        "readout_layer": layer,
         "data": plan.data,
         "split_seed": plan.split_seed,
         "protocol": plan.protocol,
@@ -82,13 +83,12 @@ def _job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cell: Cell, hemis
         "backbone": plan.backbone,
         "cutoff": plan.cutoffs[-1],
         "tuned": key.network.tuned,
-        "place": str(
-            storage.evaluation_dir
-            / "salience"
-            / name.replace(":", "_")
-            / f"maps-{key.network.trial.split('/')[-1] or 0}.npz"
-        ),
+        "place": str(storage.evaluation_dir / "salience" / name.replace(":", "_") / _file_name(key, layer)),
     }
+
+
+def _file_name(key: CellKey, layer: str) -> str:
+    return f"maps-{key.network.trial.split('/')[-1] or 0}-{layer}.npz"
 
 
 def make_maps(
@@ -128,17 +128,15 @@ def make_maps(
     maps = salience_maps(model, score, pictures, places, kind=HIRES_CAM)
     mirror = salience_maps(model, score, mirrored(pictures), places, kind=HIRES_CAM)
     destination = UPath(place)
-    with storage_errors(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        for index in range(min(GALLERY, len(rows))):
-            _write_overlay(destination.parent / f"{index}.png", pictures[index], maps.maps[index])
-        with destination.open("wb") as file:
-            np.savez(
-                file,
-                preference=side_preference(maps.maps, mirror.maps),
-                ids=test.stimulus_ids[: len(rows)],
-                layer=maps.layer,
-            )
+    for index in range(min(GALLERY, len(rows))):
+        _write_overlay(_overlay(destination, index), pictures[index], maps.maps[index])
+    preference = side_preference(maps.maps, mirror.maps)
+    # Last: it says that all is there.
+    write_arrays(destination, preference=preference, ids=test.stimulus_ids[: len(rows)], layer=maps.layer)
+
+
+def _overlay(maps: UPath, index: int) -> UPath:
+    return maps.with_name(f"{maps.stem}-{index}.png")
 
 
 def _write_overlay(path: UPath, picture: np.ndarray[Any, Any], salience: np.ndarray[Any, Any]) -> None:
@@ -151,17 +149,18 @@ def _write_overlay(path: UPath, picture: np.ndarray[Any, Any], salience: np.ndar
     pixels = picture * (0.25 + 0.75 * share[..., None])
     buffer = BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
-    path.write_bytes(buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def _layer(path: UPath) -> str:
-    with storage_errors(path, "read"), path.open("rb") as file, np.load(file) as archive:
+    with reading_arrays(path) as archive:
         return str(archive["layer"])
 
 
 def _gallery_entry(job: dict[str, Any]) -> dict[str, Any]:
-    folder = UPath(job["place"]).parent
-    images = [f"salience/{folder.name}/{index}.png" for index in range(GALLERY) if (folder / f"{index}.png").exists()]
+    maps = UPath(job["place"])
+    overlays = [_overlay(maps, index) for index in range(GALLERY)]
+    images = [f"salience/{path.parent.name}/{path.name}" for path in overlays if path.exists()]
     kept = ("network", "method", "subject", "roi", "hemisphere")
     return {name: job[name] for name in kept} | {"images": images}
 
@@ -178,11 +177,14 @@ def _lateralisation(plan: SweepPlan, done: Mapping[tuple[str, str, str, str], di
         by_pair.setdefault((job["subject"], job["roi"], job["method"]), {})[job["hemisphere"]] = job
     pairs = {pair: sides for pair, sides in by_pair.items() if len(sides) == 2}
     scores = {"/".join(pair): _both(sides["rh"], sides["lh"]) for pair, sides in pairs.items()}
+    scores = {name: both for name, both in scores.items() if len(both[0])}  # maps without any mass say nothing
     if not scores:
         return []
     compared = compare_over(scores, protocol=f"{plan.protocol}; pairs are stimuli")
     lines = []
     for pair in pairs:
+        if "/".join(pair) not in compared:
+            continue
         subject, roi, method = pair
         found = asdict(compared["/".join(pair)])
         line = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
@@ -203,5 +205,5 @@ def _both(right: dict[str, Any], left: dict[str, Any]) -> tuple[np.ndarray[Any, 
 
 def _preference(job: dict[str, Any]) -> np.ndarray[Any, Any]:
     path = UPath(job["place"])
-    with storage_errors(path, "read"), path.open("rb") as file, np.load(file) as archive:
+    with reading_arrays(path) as archive:
         return np.asarray(archive["preference"])

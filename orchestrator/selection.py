@@ -17,6 +17,7 @@ from orchestrator.storage import SweepStorage, read_json, write_json
 from orchestrator.tasks import TaskRunner
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.registry import Registry
+from trainables.data.splits import NESTED
 from trainables.errors import StorageError
 from trainables.target import Target
 
@@ -65,7 +66,9 @@ def choose(ledger: Ledger) -> list[Selected]:
     chosen = []
     order = {target: place for place, target in enumerate(ledger.plan.targets)}
     for key, record, value in sorted(winners, key=lambda winner: order[winner[0].target]):
-        champion = value == champions[key.target] and key.target not in crowned
+        # A published protocol has one trial a study, scored on the stimuli that it was tuned on: nothing is chosen.
+        chosen_by_it = ledger.plan.protocol == NESTED
+        champion = chosen_by_it and value == champions[key.target] and key.target not in crowned
         if champion:
             crowned.add(key.target)
         layer = str(record.details["readout_layer"])

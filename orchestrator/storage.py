@@ -16,11 +16,14 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from botocore.exceptions import BotoCoreError
 from upath import UPath
 
@@ -48,22 +51,55 @@ def write_json(path: UPath, content: Any) -> None:
     Raises:
         StorageError: nothing was written.
     """
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    write_whole(path, (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def write_arrays(path: UPath, **arrays: Any) -> None:
+    """Write an ``.npz`` file so that a reader sees the whole file or none.
+
+    Raises:
+        StorageError: nothing was written.
+    """
+    buffer = BytesIO()
+    np.savez(buffer, **arrays)
+    write_whole(path, buffer.getvalue())
+
+
+def write_whole(path: UPath, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or none.
+
+    Raises:
+        StorageError: nothing was written.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.protocol not in ("", "file", "local"):
-            path.write_text(text)  # an object store's put is atomic
+            path.write_bytes(content)  # an object store's put is atomic
             return
         temporary = Path(str(path.with_name(f".{path.name}.{uuid.uuid4().hex}")))
         try:
-            with temporary.open("x") as file:  # unlike tempfile's, readable by whom the umask says
-                file.write(text)
+            with temporary.open("xb") as file:  # unlike tempfile's, readable by whom the umask says
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(str(path))
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def reading_arrays(path: UPath) -> Iterator[Mapping[str, Any]]:
+    """The arrays of an ``.npz`` file, each read when it is asked for.
+
+    Raises:
+        StorageError: the file is not there, or is damaged.
+    """
+    try:
+        with storage_errors(path, "read"), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            yield archive
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise StorageError(f"{path} is damaged ({error}); delete it and evaluate again") from error
 
 
 def read_json(path: UPath) -> Any:
@@ -183,13 +219,13 @@ class SweepStorage:
             self.journal_file.parent.mkdir(parents=True, exist_ok=True)
 
 
-def resolved(storage: str) -> UPath:
-    """``storage`` as an absolute path or URI."""
+def resolved(storage: str, option: str = "--storage") -> UPath:
+    """``storage`` as an absolute path or URI; ``option`` is where it was given."""
     try:
         path = UPath(storage)
         path.fs  # noqa: B018 - made here, so that an unknown kind of address is told before anything else
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"--storage is {storage!r} ({error}); expected a folder or an s3:// address") from error
+        raise ConfigError(f"{option} is {storage!r} ({error}); expected a folder or an s3:// address") from error
     return UPath(Path(storage).expanduser().resolve()) if path.protocol in ("", "file", "local") else path
 
 

@@ -54,7 +54,7 @@ def slot_settings(storage: SweepStorage, ledger: Ledger, profile: Profile) -> di
         split_seed=ledger.plan.split_seed,
         protocol=ledger.plan.protocol,
         scores=ledger.plan.scores,
-        transfer_subjects=tuple(dict.fromkeys(name for target in ledger.plan.targets for name in target.subjects)),
+        transfer_targets=tuple((t.subjects[0], t.hemisphere, t.roi) for t in ledger.plan.targets if not t.is_pooled),
         labelled=ledger.plan.labelled,
         threads=profile.cpus_per_worker,
         gpu_memory_fraction=profile.gpus_per_worker,

@@ -8,6 +8,13 @@ from typing import Any
 import optuna
 
 EXTRAS = ("batch_size", "epochs", "weight_decay")
+LEAST_WEIGHT_DECAY = 1e-6
+
+
+def first_extras(names: Sequence[str], epochs: int, batch_size: int) -> dict[str, Any]:
+    """The values of a study's first trial: those that the sweep would have, and the least weight decay."""
+    values = {"batch_size": batch_size, "epochs": epochs, "weight_decay": LEAST_WEIGHT_DECAY}
+    return {name: values[name] for name in names}
 
 
 def suggest_extras(trial: optuna.trial.BaseTrial, names: Sequence[str], epochs: int, batch_size: int) -> dict[str, Any]:
@@ -27,5 +34,5 @@ def suggest_extras(trial: optuna.trial.BaseTrial, names: Sequence[str], epochs: 
         numbers = sorted({max(1, epochs // divisor) for divisor in (1, 2, 4)})
         values["epochs"] = trial.suggest_categorical("epochs", numbers)
     if "weight_decay" in names:
-        values["weight_decay"] = trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True)
+        values["weight_decay"] = trial.suggest_float("weight_decay", LEAST_WEIGHT_DECAY, 1e-2, log=True)
     return values

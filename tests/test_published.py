@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.sweeps import sweep
+from trainables.data.demo import make_demo
 
 pytestmark = pytest.mark.timeout(590)
 OPTIONS = [
     "--space=published",
-    "--subjects=1",
     "--hemispheres=lh",
-    "--rois=V1v,hV4",
+    "--rois=V1v",
     "--cutoffs=features.2",
     "--epochs=1",
     "--weights=random",
@@ -22,9 +22,15 @@ OPTIONS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two subjects with 110 stimuli: 15 % are enough for five folds."""
+    return make_demo(tmp_path_factory.mktemp("published") / "demo", subjects=2, stimuli=110)
+
+
 @pytest.mark.parametrize("protocol", ["published-a", "published-b"])
-def test_one_command_reproduces_a_protocol(demo_root: Path, tmp_path: Path, protocol: str) -> None:
-    words: list[str | Path] = ["--data", demo_root, "--name", "p", "--protocol", protocol, "--storage", tmp_path]
+def test_one_command_reproduces_a_protocol(data: Path, tmp_path: Path, protocol: str) -> None:
+    words: list[str | Path] = ["--data", data, "--name", "p", "--protocol", protocol, "--storage", tmp_path]
     done = sweep("run", *words, *OPTIONS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"protocol {protocol}" in done.stdout
@@ -34,9 +40,18 @@ def test_one_command_reproduces_a_protocol(demo_root: Path, tmp_path: Path, prot
     assert bool(table["optimistic"]) == (protocol == "published-b")
     assert ("optimistic" in " ".join(done.stdout.split())) == (protocol == "published-b")
     rows = {(row["target"], row["method"]): row for row in table["rows"]}
-    methods = ("untuned", "contrastive", "regression")
-    assert set(rows) == {(f"subj01/lh/{roi}", method) for roi in ("V1v", "hV4") for method in methods}
-    assert {row["n_test_stimuli"] for row in rows.values()} == {12}  # 15 % of 80 by row
+    methods, targets = ("untuned", "contrastive", "regression"), ("subj01/lh/V1v", "subj02/lh/V1v")
+    assert set(rows) == {(target, method) for target in targets for method in methods}
+    assert {row["n_test_stimuli"] for row in rows.values()} == {17}  # 15 % of 110 by row
+    assert not any(row["champion"] for row in rows.values()), "chosen by stimuli that it was tuned on"
     if protocol == "published-a":
-        for roi in ("V1v", "hV4"):
-            assert len({rows[f"subj01/lh/{roi}", method]["readout_layer"] for method in methods}) == 1
+        for target in targets:
+            assert len({rows[target, method]["readout_layer"] for method in methods}) == 1
+    transfer = json.loads((tmp_path / "p/evaluation/transfer.json").read_text())
+    assert "pictures that other subjects hold out" in transfer["optimistic"]
+    assert {(row["method"], row["source"], row["subject"]) for row in transfer["rows"]} == {
+        (method, source, subject)
+        for method in ("contrastive", "regression")
+        for source in ("subj01", "subj02")
+        for subject in ("subj01", "subj02")
+    }

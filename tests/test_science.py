@@ -129,9 +129,9 @@ def test_colours_are_told_apart_and_the_landscape_is_that_of_the_probabilities(e
     assert {row["layer"] for row in kept["rows"]} == {"features.2"}
     assert all(row["accuracy"] > 0.9 > kept["chance"] for row in kept["rows"])
     found = table(evaluation, "landscape")["sets"]["colours"]
-    archives = [np.load(evaluation / f"classification/colours/{name}.npz") for name in found["names"][:-1]]
-    oracle = oracle_probabilities(archives[0]["labels"], 3)
-    distances = bhattacharyya_distances([*(archive["probabilities"] for archive in archives), oracle])
+    folder = evaluation / "classification/colours"
+    oracle = oracle_probabilities(np.load(folder / "untuned.labels.npy"), 3)
+    distances = bhattacharyya_distances([*(np.load(folder / f"{name}.npy") for name in found["names"][:-1]), oracle])
     points, signs = np.array(found["coordinates"]), np.where(found["imaginary"], -1, 1)
     rebuilt = ((points[:, None] - points[None]) ** 2 * signs).sum(-1)
     np.testing.assert_allclose(rebuilt, distances, atol=1e-6)
@@ -162,7 +162,7 @@ def test_comparisons_say_what_they_rest_on(evaluation: Path) -> None:
 def test_evaluating_again_computes_nothing(evaluation: Path, storage: Path, labelled: Path, demo_root: Path) -> None:
     def computed() -> dict[Path, int]:
         folders = ("cells", "classification", "salience")
-        files = [path for folder in folders for path in (evaluation / folder).rglob("*.npz")]
+        files = [path for folder in folders for path in (evaluation / folder).rglob("*.np[yz]")]
         return {path: path.stat().st_mtime_ns for path in files}
 
     before = computed()

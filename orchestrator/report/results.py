@@ -135,9 +135,18 @@ def read_results(name: str, storage_uri: str) -> Results:
         StorageError: there is no such sweep, or a file of it is damaged.
     """
     storage, ledger = open_sweep(name, storage_uri)
-    files = {evaluation: _read(storage, evaluation) for evaluation in EVALUATIONS}
+    files = {evaluation: _current(storage, _read(storage, evaluation)) for evaluation in EVALUATIONS}
     rows = tuple(leaderboard(ledger, storage))
     return Results(ledger.plan, ledger, storage, storage_uri, rows, storage.selection_file.exists(), files)
+
+
+def _current(storage: SweepStorage, content: dict[str, Any] | None) -> dict[str, Any] | None:
+    """None for results of other trials than those that are selected now: they have to be made again."""
+    trials = (content or {}).get("trials")
+    if not trials or not storage.selection_file.exists():
+        return content
+    selected = {entry["trial"] for entry in read_json(storage.selection_file)}
+    return content if {trial for trial in trials.values() if trial} <= selected else None
 
 
 def _read(storage: SweepStorage, evaluation: str) -> dict[str, Any] | None:

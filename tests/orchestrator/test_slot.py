@@ -93,7 +93,7 @@ def test_slot_serves_trial_after_trial(running_ray: None, demo_root: Path, cache
         split_seed=0,
         protocol="nested",
         scores=("encoding",),
-        transfer_subjects=("subj01", "subj02"),
+        transfer_targets=(),
         labelled="",
         threads=1,
         gpu_memory_fraction=0.0,

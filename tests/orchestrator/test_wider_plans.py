@@ -55,10 +55,22 @@ def test_whole_pools_are_told_from_those_that_leave_a_subject_out(tmp_path: Path
         ({"scores": ("transfer",)}, "expected encoding"),
         ({"scores": ("encoding", "beauty")}, "'beauty'; expected some of encoding, transfer, classification"),
         ({"optimise": ("encoding", "transfer")}, "'transfer', which --scores lacks"),
+        ({"scores": ("encoding", "transfer")}, "subj01/lh/V1v leaves no other subject"),
+        ({"space": "published", "trials": 1, "explore": ("epochs",)}, "fixes the recipe"),
+        ({"space": "published", "trials": 3}, "fixes the recipe"),
         ({"scores": ("encoding", "classification")}, "without --labelled"),
         ({"explore": ("colour",)}, "--explore holds 'colour'"),
         ({"protocol": "published-a"}, "no validation part"),
-        ({"protocol": "published-b", "space": "published", "scores": ("encoding", "transfer")}, "no validation part"),
+        (
+            {
+                "protocol": "published-b",
+                "space": "published",
+                "trials": 1,
+                "scores": ("encoding", "classification"),
+                "labelled": "x",
+            },
+            "no validation part",
+        ),
     ],
 )
 def test_plan_that_cannot_be_is_told(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
@@ -69,6 +81,7 @@ def test_plan_that_cannot_be_is_told(tmp_path: Path, changes: dict[str, Any], se
 def test_wider_plan_survives_its_file(tmp_path: Path) -> None:
     plan = small_plan(
         tmp_path,
+        targets=(V1, V1.of_subject("subj02")),
         space="mine.py",
         space_text=OWN,
         explore=("epochs", "weight_decay"),
@@ -95,6 +108,14 @@ def test_own_space_and_further_parameters_reach_the_trial(tmp_path: Path) -> Non
     assert len({(config.epochs, config.batch_size) for config in configs}) > 1
 
 
+def test_first_trial_is_the_recipe_whatever_else_is_explored(tmp_path: Path) -> None:
+    plan = small_plan(tmp_path, explore=("batch_size", "epochs", "weight_decay"))
+    config = open_ledger(plan).ask(V1_CONTRASTIVE).config
+    assert (config.temperature, config.learning_rate, config.layer_cutoff) == (0.3, 1e-4, "features.12")
+    assert (config.batch_size, config.epochs) == (32, 9)
+    assert config.weight_decay == pytest.approx(1e-6)
+
+
 def test_published_space_has_one_trial_scored_once(tmp_path: Path) -> None:
     plan = small_plan(tmp_path, space="published", protocol="published-a", trials=1, methods=("regression",), epochs=4)
     config = open_ledger(plan).ask(StudyKey(V1, "regression")).config
@@ -103,7 +124,7 @@ def test_published_space_has_one_trial_scored_once(tmp_path: Path) -> None:
 
 def test_two_aims_are_both_told_and_nothing_is_pruned(tmp_path: Path) -> None:
     aims = ("encoding", "transfer")
-    ledger = open_ledger(small_plan(tmp_path, scores=aims, optimise=aims))
+    ledger = open_ledger(small_plan(tmp_path, targets=(V1, V1.of_subject("subj02")), scores=aims, optimise=aims))
     points = [(0.5, 0.1), (0.3, 0.3), (0.2, 0.2)]
     for encoding, transfer in points:
         trial = ledger.ask(V1_CONTRASTIVE)
@@ -126,7 +147,7 @@ def test_two_aims_are_both_told_and_nothing_is_pruned(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scores", [{}, {"transfer": math.nan}])
 def test_trial_that_lacks_an_aim_has_failed(tmp_path: Path, scores: dict[str, float]) -> None:
     aims = ("encoding", "transfer")
-    ledger = open_ledger(small_plan(tmp_path, scores=aims, optimise=aims))
+    ledger = open_ledger(small_plan(tmp_path, targets=(V1, V1.of_subject("subj02")), scores=aims, optimise=aims))
     trial = ledger.ask(V1_CONTRASTIVE)
     ledger.report(trial, 9, 0.5)
     ledger.finish(trial, "complete", 0.5, worker_details(9, {"features.2": 0.5}, 9) | {"scores": scores})

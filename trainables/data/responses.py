@@ -128,7 +128,7 @@ def load_subjects(
     """What `load_target` gives, for each subject of a target that may have several.
 
     A split by row knows nothing of stimuli that subjects share. So stimuli that any subject of the data set holds out
-    leave the training part of a pooled target: no network is ever scored on a picture that it was tuned on.
+    leave the training part of a pooled target: no pooled network is ever scored on a picture that it was tuned on.
 
     Arguments and errors are those of `load_target`.
     """

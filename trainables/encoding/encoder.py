@@ -14,6 +14,8 @@ from torch import Tensor
 from trainables.encoding import _solvers
 from trainables.encoding.linear import LinearEncoder
 
+_VOXELS_AT_A_TIME = 4096
+"""A whole subject has tens of thousands of voxels: residuals of all of them at once would take gigabytes."""
 DEFAULT_ALPHAS = tuple(float(alpha) for alpha in np.logspace(-1, 7, 9))
 
 
@@ -99,16 +101,20 @@ def fit_gram(
 
     Args:
         gram: of the centred training features, float64 ``[n_stimuli, n_stimuli]``, finite.
-        responses: float64 ``[n_stimuli, n_voxels]``, finite.
+        responses: ``[n_stimuli, n_voxels]``, finite; widened to float64 block by block.
         relative_tolerance: see `_solvers.RELATIVE_TOLERANCE`.
         n_components: principal components kept at most.
         alphas: penalties to choose from.
     """
     penalties = torch.tensor(tuple(alphas), dtype=torch.float64, device=gram.device)
-    response_mean = responses.mean(dim=0)
-    centred = responses - response_mean
     components = _solvers.principal_components(gram, n_components, relative_tolerance)
-    errors = _solvers.leave_one_out_errors(components, centred, penalties)
-    best_alphas = penalties[errors.argmin(dim=0)]
-    dual = _solvers.dual_coefficients(components, centred, best_alphas)
-    return GramFit(best_alphas, dual, response_mean, len(components.variances))
+    means, alphas_found, duals = [], [], []
+    for block in responses.split(_VOXELS_AT_A_TIME, dim=1):
+        mean = block.mean(dim=0, dtype=torch.float64)
+        centred = block - mean
+        errors = _solvers.leave_one_out_errors(components, centred, penalties)
+        best = penalties[errors.argmin(dim=0)]
+        duals.append(_solvers.dual_coefficients(components, centred, best))
+        means.append(mean)
+        alphas_found.append(best)
+    return GramFit(torch.cat(alphas_found), torch.cat(duals, dim=1), torch.cat(means), len(components.variances))

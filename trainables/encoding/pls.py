@@ -42,10 +42,11 @@ def fit_gram_pls(
     variances, vectors = _solvers.principal_components(gram, n_components, relative_tolerance)
     scores = vectors * variances.sqrt()
     latent = min(n_latent, scores.shape[1])
-    regression = PLSRegression(n_components=latent, scale=False).fit(scores.cpu().numpy(), responses.cpu().numpy())
+    y = responses.double()
+    regression = PLSRegression(n_components=latent, scale=False).fit(scores.cpu().numpy(), y.cpu().numpy())
     weights = torch.as_tensor(regression.coef_.T, dtype=torch.float64, device=gram.device)  # [n_components, n_voxels]
     dual = vectors @ (weights / variances.sqrt()[:, None])
-    return GramFit(None, dual, responses.mean(dim=0), latent)
+    return GramFit(None, dual, y.mean(dim=0), latent)
 
 
 class PLSEncoder(LinearEncoder):

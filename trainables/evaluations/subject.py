@@ -18,7 +18,7 @@ from trainables.data.dataset import Dataset
 from trainables.data.responses import load_target, load_test
 from trainables.data.splits import PUBLISHED_A, PUBLISHED_B
 from trainables.encoding import _solvers
-from trainables.encoding.cross_validation import CrossValidation, cross_validate
+from trainables.encoding.cross_validation import N_FOLDS, CrossValidation, cross_validate
 from trainables.encoding.encoder import fit_gram
 from trainables.encoding.features import extract_features
 from trainables.encoding.pls import fit_gram_pls
@@ -77,6 +77,11 @@ def load_parts(
         start += data.n_voxels
     if not trains:
         raise DataError(f"{subject} is to be scored in no ROI; expected at least one")
+    folded = {PUBLISHED_A: trains[0].rows, PUBLISHED_B: tests[0].rows}.get(protocol)
+    if folded is not None and len(folded) < 3 * N_FOLDS:
+        raise DataError(
+            f"{subject} leaves {len(folded)} stimuli to the {N_FOLDS} folds of {protocol}; it takes {3 * N_FOLDS}"
+        )
     ceilings = [part.noise_ceiling for part in tests]
     known = [ceiling for ceiling in ceilings if ceiling is not None]
     return SubjectParts(
@@ -142,7 +147,7 @@ def score_nested(network: Backbone, parts: SubjectParts, bank: FeatureBank, enco
     for layer in network.readout_layers:
         features = bank.take(layer)
         products, tolerance = _products(features, n_train)
-        y = torch.as_tensor(parts.responses[0], dtype=torch.float64, device=features.device)
+        y = torch.as_tensor(parts.responses[0], device=features.device)
         fit = (fit_gram_pls if encoder == "pls" else fit_gram)(products[:n_train], y, tolerance)
         both = fit.predict(products[n_train:]).cpu().numpy()
         val[layer] = pearson_r(both[:n_val], parts.responses[1])

@@ -11,7 +11,7 @@ import os
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,9 @@ class Workspace:
     """See `trainables.data.splits`."""
     scores: tuple[str, ...]
     """What is measured of a complete trial on validation stimuli besides encoding: ``transfer``, ``classification``."""
-    transfer_subjects: tuple[str, ...]
-    """Subjects of the sweep; a trial's ``transfer`` is measured on those that it was not tuned on."""
+    transfer_targets: tuple[tuple[str, str, str], ...]
+    """Subject, hemisphere and ROI of every target of a single subject; a trial's ``transfer`` is measured on those with
+    its ROI whose subject it was not tuned for."""
     labelled: str
     """Labelled image set for ``classification``."""
     threads: int
@@ -96,10 +97,10 @@ class Bench:
         return load_weights(self.workspace.weights, self.workspace.backbone)
 
     @cached_property
-    def labelled(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Images and labels of the labelled set, decoded once."""
+    def labelled(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], int]:
+        """Images and labels of the labelled set, decoded once, and its number of classes."""
         images = open_labelled(self.workspace.labelled)
-        return decode_labelled(images, self.cache or default_cache_dir()), images.labels
+        return decode_labelled(images, self.cache or default_cache_dir()), images.labels, len(images.class_names)
 
     @property
     def cache(self) -> Path | None:
@@ -123,18 +124,18 @@ class Bench:
         network = model.build().to(self.device)
         found: dict[str, float] = {}
         if "transfer" in self.workspace.scores:
-            others = [name for name in self.workspace.transfer_subjects if name not in config.target.subjects]
-            data = [part for name in others for part in self._has_roi(replace(config.target, subjects=(name,)))]
+            here, own = (config.target.hemisphere, config.target.roi), config.target.subjects
+            others = [subject for subject, *place in self.workspace.transfer_targets if tuple(place) == here]
+            names = [name for name in others if name not in own]
+            data = [part for name in names for part in self.target_data(config.target.of_subject(name))]
             if data:  # a pool of all subjects leaves nobody to transfer to
                 found["transfer"] = transfer_score(network, data, encoder=config.encoder)
         if "classification" in self.workspace.scores:
-            images, labels = self.labelled
-            found["classification"] = classify(network, images, labels, part="val").accuracy
+            images, labels, n_classes = self.labelled
+            layer = network.spec.penultimate_layer
+            scores = classify(network, images, labels, n_classes=n_classes, part="val", layer=layer)
+            found["classification"] = scores.accuracy
         return found
-
-    def _has_roi(self, target: Target) -> list[TargetData]:
-        sizes = self.dataset.subject(target.subjects[0]).roi_sizes(target.hemisphere)
-        return self.target_data(target) if sizes.get(target.roi, 0) else []
 
 
 class TrialInHand:
