@@ -25,6 +25,8 @@ from orchestrator.report.parts import Picture, file_name
 WIDTH_INCHES = 4.8
 DOTS_PER_INCH = 200
 ROW_INCHES = 0.34
+LONG_NAME = 14
+"""Letters."""
 FRAME_INCHES = 1.15
 """Axis labels and the legend, above and below the rows of a figure."""
 STYLE: Any = {
@@ -183,7 +185,9 @@ def name_methods(figure: Figure, marks: Sequence[tuple[str, str, str]]) -> None:
         mpl.lines.Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5.5, label=name)
         for name, colour, marker in marks
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(3, len(handles)))
+    # Three names of two methods each, "regression - contrastive", do not fit side by side.
+    columns = 2 if any(len(name) > LONG_NAME for name, _, _ in marks) else 3
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)))
 
 
 def heat_height(n_rows: int) -> float:
