@@ -28,9 +28,6 @@ from trainables.tuning.worker import Workspace
 SLOT_ATTEMPTS = 2
 """How often a trial is run again after its worker group died under it."""
 
-END_SECONDS = 20
-"""How long Tune may take to end cleanly after a SIGTERM; batch systems kill after 30 s."""
-
 RAY_ATTEMPTS = 2
 """A machine that is busy for a moment may miss Ray's own limit on how long it starts."""
 
@@ -141,27 +138,12 @@ def forget_weights(storage: SweepStorage, ledger: Ledger, ended: OpenTrial) -> N
 
 @contextmanager
 def terminations_as_interrupts() -> Iterator[None]:
-    """Let SIGTERM (what batch systems send) end a sweep as Ctrl-C does: Tune ends cleanly on SIGUSR1 too.
-
-    A batch system may have ended Ray's processes with the same signal. Then Tune waits for answers that nobody gives,
-    until Ray ends this process; so a sweep that has not ended in time is interrupted for good: the ledger has it all.
-
-    Raises:
-        KeyboardInterrupt: Tune did not end in time.
-    """
-
-    def terminated(*_: object) -> None:
-        signal.alarm(END_SECONDS)
-        os.kill(os.getpid(), signal.SIGUSR1)
-
-    former_term = signal.signal(signal.SIGTERM, terminated)
-    former_alarm = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    """Let SIGTERM (what batch systems send) end a sweep as Ctrl-C does: Tune ends cleanly on SIGUSR1 too."""
+    former = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGTERM, former_term)
-        signal.signal(signal.SIGALRM, former_alarm)
+        signal.signal(signal.SIGTERM, former)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,16 +104,13 @@ def test_sweep_survives_the_death_of_its_machine_and_of_a_worker(command: list[s
     assert_whole(hurt)
 
 
-def interrupt(run: Driver, hurt: Sweep, number: signal.Signals, everyone: bool) -> None:
-    """Send what a terminal, or a batch system, sends to the driver or to ``everyone``, midway in the last trial."""
+def interrupt(run: Driver, hurt: Sweep, number: signal.Signals) -> None:
+    """Send what a terminal sends to all of its processes, or a batch system to the driver, midway in the last trial."""
     former = {record.uid: len(record.scores) for record in hurt.midway()}
     run.wait_until(lambda: bool(run.workers() and hurt.midway()), "the trial was midway")
     if former:  # its scores are those of the former run: wait for a line of the new one
         run.wait_until(lambda: "trials to run" in run.log.read_text(), "trials were started")
-    if everyone:
-        for pid in run.family():
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+    if number == signal.SIGINT:
         os.killpg(run.process.pid, number)
     else:
         run.process.send_signal(number)
@@ -131,12 +127,10 @@ def interrupt(run: Driver, hurt: Sweep, number: signal.Signals, everyone: bool) 
 def test_interrupted_sweep_says_how_to_go_on_and_does(command: list[str], tmp_path: Path) -> None:
     hurt = Sweep(tmp_path)
     with driver(tmp_path / "run.log", *command, "--methods=contrastive", "--trials=1", "--epochs=30") as run:
-        interrupt(run, hurt, signal.SIGINT, everyone=True)
+        interrupt(run, hurt, signal.SIGINT)
     (before,) = hurt.records().values()
     with driver(*hurt.resume("again.log")) as run:
-        interrupt(run, hurt, signal.SIGTERM, everyone=False)
-    with driver(*hurt.resume("third.log")) as run:
-        interrupt(run, hurt, signal.SIGTERM, everyone=True)
+        interrupt(run, hurt, signal.SIGTERM)
     with driver(*hurt.resume("last.log")) as run:
         assert run.wait() == 0, run.log.read_text()
     (after,) = hurt.records().values()
