@@ -22,7 +22,7 @@ from trainables.data.splits import NESTED, PUBLISHED_A, PUBLISHED_B
 from trainables.errors import StorageError
 
 if TYPE_CHECKING:
-    from trainables.evaluations.subject import FeatureBank, SubjectParts
+    from trainables.evaluations.subject import FeatureBank, SubjectParts, SubjectScores
     from trainables.models.tuned_model import TunedModel
 
 CELL_VERSION = 1
@@ -263,21 +263,29 @@ def score_cell(
             for where, columns in parts.places.items()
         ],
     }
+    destination = UPath(place)
+    # The arrays first: the summary beside them says that they are whole.
+    arrays = _arrays(summary, scores, parts, keep_measured)
+    write_arrays(destination.with_name(f"{destination.name}.npz"), **arrays)
+    write_json(destination.with_name(f"{destination.name}.json"), summary)
+
+
+def _arrays(
+    summary: dict[str, Any], scores: SubjectScores, parts: SubjectParts, keep_measured: bool
+) -> dict[str, NDArray[Any]]:
+    """R of every voxel, and responses to single stimuli where they are kept."""
     arrays: dict[str, NDArray[Any]] = {f"val|{layer}": r for layer, r in scores.val.items()}
     arrays |= {f"test|{layer}": r for layer, r in scores.test.items()}
     if parts.noise_ceiling is not None:
         arrays["noise_ceiling"] = parts.noise_ceiling
     cell = Cell(summary, dict(arrays))
-    for where, _ in kept:
+    for where, _ in summary["kept"]:
         columns, layer = parts.places[where], cell.layer(where)
         if layer in scores.predicted:
             arrays[_predicted(where)] = scores.predicted[layer][:, columns]
         if keep_measured:
             arrays[_measured(where)] = parts.responses[2][:, columns]
-    destination = UPath(place)
-    # The arrays first: the summary beside them says that they are whole.
-    write_arrays(destination.with_name(f"{destination.name}.npz"), **arrays)
-    write_json(destination.with_name(f"{destination.name}.json"), summary)
+    return arrays
 
 
 def _information(

@@ -76,8 +76,8 @@ def test_first_trial_is_the_published_recipe(name: str, method: str) -> None:
 @pytest.mark.parametrize(("name", "method"), STUDIES)
 def test_whatever_is_drawn_makes_a_valid_trial(name: str, method: str) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(30):
-        config_of(method, space_named(name), study.ask())
+    configs = [config_of(method, space_named(name), study.ask()) for _ in range(30)]  # raises if one is invalid
+    assert {config.method for config in configs} == {method}
 
 
 def test_published_space_is_the_recipe_and_explores_nothing() -> None:
