@@ -360,6 +360,7 @@ def test_published_figures_stand_beside_own_ones_of_the_same_protocol_alone(resu
         dataset="nsd",
         weights_source="imagenet",
         space="published",
+        trials=1,
         scores=("encoding",),
     )
     encoding = {**(results.files["encoding"] or {}), "protocol": "published-b", "optimistic": "layers are chosen there"}
