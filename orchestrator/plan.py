@@ -69,7 +69,7 @@ class SweepPlan:
     methods: tuple[str, ...]
     space: str
     trials: int
-    """Trials of each tuned (target, method)."""
+    """Trials of each tuned (target, method), up to the space's limits."""
     epochs: int
     batch_size: int
     reduction_factor: int
@@ -163,7 +163,7 @@ class SweepPlan:
         """Every study with its number of trials; the baselines first, as the others are judged by them."""
         methods = sorted(self.methods, key=METHODS.index)
         return {
-            StudyKey(target, method): 1 if method == "untuned" else self.trials
+            StudyKey(target, method): self.search_space.trials_of(method, self.trials)
             for method in methods
             for target in self.targets
             if target.is_pooled == method.startswith("pooled")

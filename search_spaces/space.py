@@ -26,7 +26,7 @@ class Space:
     rois: tuple[str, ...] = ("early",)
     """ROI labels and groups."""
     trials: int = 12
-    """Trials of each tuned (target, method); ``untuned`` always takes one."""
+    """Trials of each tuned (target, method), up to `trial_limits`; ``untuned`` always takes one."""
     epochs: int = 30
     """Passes over the training stimuli of a trial that is not pruned."""
     batch_size: int = 1024
@@ -41,15 +41,21 @@ class Space:
     unless it is named here."""
     epoch_factors: Mapping[str, float] = field(default_factory=dict)
     """Epochs of a method as a multiple of `epochs`; 1 where it is not named."""
+    trial_limits: Mapping[str, int] = field(default_factory=dict)
+    """The most trials of a method's studies, where that is fewer than `trials`: pooled networks cost several times
+    what those of single subjects do.
+    """
     searched: bool = True
     """False: a single trial of each study, nothing pruned, scored after the last epoch alone."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in (*self.methods, *self.suggest) if name not in SUGGEST]
+        unknown = [name for name in (*self.methods, *self.suggest, *self.trial_limits) if name not in SUGGEST]
         if unknown or not self.methods:
             raise ConfigError(
                 f"the space has the method {(unknown or ['none'])[0]!r}; expected some of {', '.join(SUGGEST)}"
             )
+        if odd := {name: limit for name, limit in self.trial_limits.items() if limit < 1}:
+            raise ConfigError(f"the space has trial_limits {odd}; expected at least 1, or the method left out")
 
     def suggestion(self, method: str) -> Suggest:
         """The function that explores ``method``."""
@@ -58,6 +64,10 @@ class Space:
     def epochs_of(self, method: str, epochs: int) -> int:
         """Epochs of a trial of ``method`` where the sweep has ``epochs``."""
         return max(1, round(epochs * self.epoch_factors.get(method, 1.0)))
+
+    def trials_of(self, method: str, trials: int) -> int:
+        """Trials of each study of ``method`` where the sweep has ``trials``; ``untuned`` has nothing to explore."""
+        return 1 if method == "untuned" else min(trials, self.trial_limits.get(method, trials))
 
     def starting_point(self, method: str, cutoffs: Sequence[str]) -> dict[str, Any]:
         """The published recipe's values of what ``method`` explores, with the deepest cutoff the weights allow; empty

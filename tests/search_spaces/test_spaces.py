@@ -175,3 +175,13 @@ def test_own_space_that_is_none_is_told(tmp_path: Path, content: str | None, sen
         path.write_text(content)
     with pytest.raises(ConfigError, match=sentence):
         read_space(str(path))
+
+
+def test_a_method_can_have_fewer_trials_than_the_sweep() -> None:
+    space = Space("", methods=("untuned", "contrastive", "pooled-avg"), trial_limits={"pooled-avg": 2})
+    assert [space.trials_of(method, 5) for method in space.methods] == [1, 5, 2]
+    assert space.trials_of("pooled-avg", 1) == 1
+    with pytest.raises(ConfigError, match="trial_limits.*pooled-avg.*at least 1"):
+        Space("", trial_limits={"pooled-avg": 0})
+    with pytest.raises(ConfigError, match="pooled-all"):
+        Space("", trial_limits={"pooled-all": 2})
