@@ -10,6 +10,9 @@ ARGS =
 # The demo leaves out a subject and a hemisphere, so that it ends within minutes on two cores.
 DEMO_ARGS := --subjects 1,2 --hemispheres lh
 
+# Tests that start Ray stay in one process, one after the other; the rest runs beside them. Plain `pytest` takes turns.
+AT_ONCE := --numprocesses logical --maxprocesses 4 --dist loadgroup
+
 EMPTY :=
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -40,7 +43,7 @@ sweep: environment data
 test: STEP := 1/2 $(EMPTY)
 test: environment
 	@echo '2/2 tests: the whole suite, some minutes'
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
 	@echo 'All tests passed. Next: `make sweep` for a sweep on the demo set, `make check` before a commit.'
 
 check: STEP := 1/5 $(EMPTY)

@@ -6,7 +6,6 @@ its workers talk through a mailbox actor, so that either side can die without th
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import uuid
@@ -17,42 +16,11 @@ from ray import tune
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from orchestrator.mailbox import Mailbox
 from trainables.tuning.worker import serve_trials
 
 PATIENCE_SECONDS = 2.0
 """How long a slot waits for an answer before it looks whether its workers still live."""
-
-
-class Mailbox:
-    """Commands to the workers, in order and for every rank; answers from rank 0."""
-
-    def __init__(self) -> None:
-        self._commands: list[dict[str, Any]] = []
-        self._arrived = asyncio.Condition()
-        self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-
-    async def send(self, command: dict[str, Any]) -> None:
-        """Append a command."""
-        async with self._arrived:
-            self._commands.append(command)
-            self._arrived.notify_all()
-
-    async def command(self, index: int) -> dict[str, Any]:
-        """The command at ``index``, as soon as there is one."""
-        async with self._arrived:
-            await self._arrived.wait_for(lambda: len(self._commands) > index)
-            return self._commands[index]
-
-    async def answer(self, answer: dict[str, Any]) -> None:
-        """Hand an answer to the slot."""
-        await self._answers.put(answer)
-
-    async def next_answer(self, timeout: float) -> dict[str, Any] | None:
-        """The next answer, or None if none came within ``timeout`` seconds."""
-        try:
-            return await asyncio.wait_for(self._answers.get(), timeout)
-        except TimeoutError:
-            return None
 
 
 class Slot(tune.Trainable):

@@ -8,9 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from trainables.data.algonauts import AlgonautsDataset, open_algonauts
 from trainables.data.demo import make_demo
+
+
+def pytest_configure() -> None:
+    """Share the cores among the processes that test at the same time; more threads than cores are slower than one."""
+    at_once = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, torch.get_num_threads() // at_once))
 
 
 @pytest.fixture(scope="session", autouse=True)

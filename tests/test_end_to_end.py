@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from orchestrator.launch import open_sweep
 from orchestrator.storage import SweepStorage
-from tests.sweeps import sweep
+from tests.sweeps import at_once, sweep
 from trainables.data.algonauts import open_algonauts
 from trainables.data.responses import load_test
 from trainables.encoding.scores import pearson_r
@@ -22,7 +22,7 @@ from trainables.models.weights import load_weights
 from trainables.predictor import ResponsePredictor
 from trainables.target import Target
 
-pytestmark = pytest.mark.timeout(590)
+pytestmark = [pytest.mark.timeout(590), pytest.mark.xdist_group("ray")]
 TARGET = Target("demo", ("subj01",), "lh", "V1v")
 METHODS = ("contrastive", "regression", "untuned")
 OPTIONS = [
@@ -108,10 +108,10 @@ def test_ledger_holds_every_trial_once(finished: str, storage: Path) -> None:
 
 
 def test_small_roi_is_reported_and_not_tuned(finished: str, storage: Path) -> None:
-    done = sweep("status", "small", "--storage", storage)
+    done = at_once("status", "small", "--storage", storage)
     assert "skipped subj01/lh/RSC: 9 voxels, fewer than 20" in done.stdout
     assert f"sweep small is finished; `python sweep.py leaderboard small --storage {storage}`" in done.stdout
-    content = json.loads(sweep("status", "small", "--storage", storage, "--json").stdout)
+    content = json.loads(at_once("status", "small", "--storage", storage, "--json").stdout)
     assert (content["sweep"], content["left"], content["seconds_left"]) == ("small", 0, 0)
     assert list(content["targets"]) == ["subj01/lh/V1v"]
     counts = content["targets"]["subj01/lh/V1v"]
@@ -120,7 +120,7 @@ def test_small_roi_is_reported_and_not_tuned(finished: str, storage: Path) -> No
 
 
 def test_leaderboard_is_that_of_the_ledger(finished: str, storage: Path) -> None:
-    done = sweep("leaderboard", "small", "--storage", storage, "--json")
+    done = at_once("leaderboard", "small", "--storage", storage, "--json")
     assert done.returncode == 0, done.stderr
     board = json.loads(done.stdout)
     _, ledger = open_sweep("small", str(storage))
@@ -157,7 +157,7 @@ def test_mlflow_shows_what_the_ledger_holds(finished: str, storage: Path) -> Non
 def test_same_options_again_start_nothing(finished: str, storage: Path, demo_root: Path) -> None:
     journal = (storage / "small/ledger.journal").read_bytes()
     before = {name for name in files(storage) if "scratch" in name}
-    done = sweep("run", "--data", demo_root, "--storage", storage, *OPTIONS)
+    done = at_once("run", "--data", demo_root, "--storage", storage, *OPTIONS)
     assert done.returncode == 0, done.stderr
     assert "Starting Ray" not in done.stdout
     assert (storage / "small/ledger.journal").read_bytes() == journal
@@ -172,7 +172,7 @@ def test_other_options_are_refused_by_name(
     finished: str, storage: Path, demo_root: Path, option: str, field: str
 ) -> None:
     before = (storage / "small/plan.json").read_bytes()
-    done = sweep("run", "--data", demo_root, "--storage", storage, *OPTIONS, option)
+    done = at_once("run", "--data", demo_root, "--storage", storage, *OPTIONS, option)
     assert done.returncode == 1
     assert done.stderr.count("Error") == 1
     assert f"sweep 'small' exists with another {field}" in done.stderr
@@ -209,7 +209,7 @@ def test_registry_has_a_version_per_method_and_a_champion(selected: list[dict[st
 def test_selecting_again_registers_nothing(selected: list[dict[str, Any]], storage: Path) -> None:
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
     before = len(client.search_model_versions("name='demo.subj01-lh-V1v'"))
-    done = sweep("select", "small", "--storage", storage, "--json")
+    done = at_once("select", "small", "--storage", storage, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == selected
     assert len(client.search_model_versions("name='demo.subj01-lh-V1v'")) == before == 3
@@ -246,10 +246,10 @@ def test_evaluating_again_scores_nothing_and_says_the_same(evaluated: dict[str, 
         for ending in ("json", "npz")
     }
     before = {path: path.stat().st_mtime_ns for path in cells}
-    done = sweep("evaluate", "small", "--storage", storage, "--json")
+    done = at_once("evaluate", "small", "--storage", storage, "--json")
     assert json.loads(done.stdout) == evaluated
     assert {path: path.stat().st_mtime_ns for path in cells} == before
-    board = json.loads(sweep("leaderboard", "small", "--storage", storage, "--json").stdout)
+    board = json.loads(at_once("leaderboard", "small", "--storage", storage, "--json").stdout)
     scores = {row["trial"]: row["test_r"] for row in evaluated["rows"]}
     assert {row["best_trial"]: row["test_r"] for row in board["rows"]} == scores
 

@@ -15,7 +15,8 @@ import ray
 import torch
 from upath import UPath
 
-from orchestrator.slot import Mailbox, Slot
+from orchestrator.mailbox import Mailbox
+from orchestrator.slot import Slot
 from orchestrator.tuning import ray_running
 from trainables.config import TrialConfig
 from trainables.data.algonauts import open_algonauts
@@ -26,7 +27,7 @@ from trainables.target import Target
 from trainables.tuning.loop import TrialRun
 from trainables.tuning.worker import Workspace
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = [pytest.mark.timeout(280), pytest.mark.xdist_group("ray")]
 
 
 def test_mailbox_keeps_commands_in_order_for_every_reader() -> None:
