@@ -49,7 +49,7 @@ profile_option = option(
     "--profile",
     default="auto",
     show_default=True,
-    help="How resources become slots: auto, cpu, gpu or gpu-shared.",
+    help="How resources become slots: auto, cpu, gpu or gpu-shared; settings may follow: gpu-shared,max_slots=64.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone, for scripts.")
 address_option = option(

@@ -6,7 +6,8 @@ A slot runs one trial at a time. AlexNet does not fill a modern GPU, so a GPU ho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from trainables.errors import ConfigError
 
@@ -70,14 +71,33 @@ PROFILES = {
 }
 
 
-def choose_profile(name: str, resources: Mapping[str, float]) -> Profile:
-    """The profile called ``name``; ``auto`` takes ``gpu-shared`` where there is a GPU and ``cpu`` elsewhere.
+SETTINGS = [field.name for field in fields(Profile) if field.name != "name"]
+
+
+def choose_profile(text: str, resources: Mapping[str, float]) -> Profile:
+    """A named profile, with settings of one's own behind its name: ``gpu-shared,slots_per_gpu=8,max_slots=64``.
+
+    ``auto`` takes ``gpu-shared`` where there is a GPU and ``cpu`` elsewhere.
 
     Raises:
-        ConfigError: no profile has that name.
+        ConfigError: no profile has that name, or no profile has such a setting.
     """
+    name, *words = (word.strip() for word in text.split(","))
     if name == "auto":
-        return PROFILES["gpu-shared" if resources.get("GPU", 0) else "cpu"]
+        name = "gpu-shared" if resources.get("GPU", 0) else "cpu"
     if name not in PROFILES:
         raise ConfigError(f"--profile is {name!r}; expected auto or one of {', '.join(PROFILES)}")
-    return PROFILES[name]
+    return replace(PROFILES[name], **dict(_setting(word) for word in words))
+
+
+def _setting(word: str) -> tuple[str, Any]:
+    key, _, value = word.partition("=")
+    if key not in SETTINGS:
+        raise ConfigError(f"--profile holds {word!r}; expected some of {', '.join(f'{name}=…' for name in SETTINGS)}")
+    try:
+        number = float(value) if key == "memory_gb_per_worker" else int(value)
+    except ValueError:
+        number = -1
+    if number < (0 if key == "slots_per_gpu" else 1e-3):
+        raise ConfigError(f"--profile holds {word!r}; expected a number above 0 behind {key}=")
+    return key, number

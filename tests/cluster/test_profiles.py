@@ -69,3 +69,20 @@ def test_auto_looks_for_a_gpu() -> None:
 def test_unknown_profile_is_named_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="'tpu'; expected auto or one of cpu, gpu, gpu-shared"):
         choose_profile("tpu", {})
+
+
+def test_settings_behind_the_name_change_the_profile_and_no_other() -> None:
+    found = choose_profile("gpu-shared, slots_per_gpu=8,max_slots=64,workers_per_slot=2", {})
+    assert (found.slots_per_gpu, found.max_slots, found.workers_per_slot, found.cpus_per_worker) == (8, 64, 2, 2)
+    assert found.gpus_per_worker == 1 / 8
+    assert choose_profile("gpu-shared", {}).max_slots is None
+    assert choose_profile("auto,max_slots=5", {"GPU": 1}) == choose_profile("gpu-shared,max_slots=5", {})
+    assert choose_profile("cpu,memory_gb_per_worker=1.5", {}).memory_gb_per_worker == 1.5
+
+
+@pytest.mark.parametrize(
+    "word", ["max_slots=0", "max_slots=many", "max_slots", "max_slots=-3", "slots=3", "name=x", ""]
+)
+def test_a_wrong_setting_is_told(word: str) -> None:
+    with pytest.raises(ConfigError, match="--profile holds"):
+        choose_profile(f"gpu,{word}", {})

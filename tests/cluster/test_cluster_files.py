@@ -1,0 +1,195 @@
+"""The clusters' files against Ray's own schema, and AWS's against a simulated account."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from moto import mock_aws
+from ray.autoscaler._private.commands import _bootstrap_config
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+
+from cluster.profiles import choose_profile
+from sweep import cli
+
+CLUSTER = Path(__file__).parents[2] / "cluster"
+FILES = sorted(path.name for path in CLUSTER.glob("*.yaml") if path.name != "aws-prerequisites.yaml")
+REGION = "us-west-2"
+
+
+def content_of(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((CLUSTER / name).read_text()))
+
+
+def settings_of(config: dict[str, Any]) -> dict[str, str]:
+    """The sweep's settings in a cluster file's environment."""
+    return dict(re.findall(r"export (SWEEP_\w+)=(\S+)", "\n".join(config["head_setup_commands"])))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_is_a_cluster_by_rays_schema(name: str) -> None:
+    config = prepare_config(content_of(name))
+    validate_config(config)
+    assert "EDIT" in (CLUSTER / name).read_text()[:600].upper(), "the first lines say what to edit"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_settings_are_options_of_run(name: str) -> None:
+    """`ray submit` gives no argument: each setting has to be an option's variable, and what is required is there."""
+    settings = settings_of(content_of(name))
+    run = cli.commands["run"]
+    known = {str(option.envvar): option for option in run.params if getattr(option, "envvar", None)}
+    assert settings
+    assert set(settings) <= set(known)
+    assert {variable for variable, option in known.items() if option.required} <= set(settings)
+    assert settings["SWEEP_ADDRESS"] == "auto"
+    choose_profile(settings["SWEEP_PROFILE"], {"GPU": 1})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_ray_is_the_pinned_one_on_loopback_and_asks_for_a_token(name: str) -> None:
+    config = prepare_config(content_of(name))
+    start = " ".join(config["head_start_ray_commands"])
+    setup = " ".join(config["setup_commands"])
+    assert "--dashboard-host=127.0.0.1" in start
+    assert "0.0.0.0" not in start
+    assert "RAY_AUTH_MODE=token" in setup
+    assert "constraints.txt" in setup
+    assert "nightly" not in setup
+    assert ".whl" not in setup, "Ray's defaults install a nightly wheel"
+    assert "~/.ray/auth_token" in config["file_mounts"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_secret_is_written_down(name: str) -> None:
+    text = (CLUSTER / name).read_text()
+    assert not re.search(r"(AKIA|aws_secret|password\s*[:=]\s*\S)", text, re.IGNORECASE)
+    assert not re.search(r"postgresql://[^/@\s]+:[^/@\s]+@", text)
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """An account in which the prerequisites are deployed; keys go to a home of their own."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with mock_aws():
+        yield
+
+
+def deploy(address: str = "203.0.113.7/32") -> None:
+    """What `aws cloudformation deploy` does."""
+    boto3.client("cloudformation", REGION).create_stack(
+        StackName="cortex-sweep",
+        TemplateBody=(CLUSTER / "aws-prerequisites.yaml").read_text(),
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+        Parameters=[
+            {"ParameterKey": "Bucket", "ParameterValue": "my-lab-sweeps"},
+            {"ParameterKey": "MakeBucket", "ParameterValue": "yes"},
+            {"ParameterKey": "OperatorAddress", "ParameterValue": address},
+        ],
+    )
+
+
+def open_to_the_world(group: dict[str, Any]) -> bool:
+    ranges = [r["CidrIp"] for rule in group["IpPermissions"] for r in rule["IpRanges"]]
+    return any(cidr.endswith("/0") for cidr in ranges)
+
+
+def test_aws_takes_the_prepared_groups_and_roles(aws: None) -> None:
+    deploy()
+    config = _bootstrap_config(prepare_config(content_of("gpu.yaml")), no_config_cache=True)
+    ec2 = boto3.client("ec2", REGION)
+    groups = {group["GroupId"]: group for group in ec2.describe_security_groups()["SecurityGroups"]}
+    for name, node in config["available_node_types"].items():
+        (group,) = [groups[identity] for identity in node["node_config"]["SecurityGroupIds"]]
+        assert group["GroupName"] == "cortex-sweep"
+        assert not open_to_the_world(group)
+        ssh = [rule for rule in group["IpPermissions"] if rule.get("FromPort") == 22]
+        assert [r["CidrIp"] for rule in ssh for r in rule["IpRanges"]] == ["203.0.113.7/32"]
+        inside = [rule for rule in group["IpPermissions"] if rule["IpProtocol"] == "-1"]
+        assert [pair["GroupId"] for rule in inside for pair in rule["UserIdGroupPairs"]] == [group["GroupId"]]
+        role = "head" if name == "head" else "worker"
+        assert node["node_config"]["IamInstanceProfile"] == {"Name": f"cortex-sweep-{role}"}
+        assert node["node_config"]["SubnetIds"]
+        assert node["node_config"]["KeyName"]
+    iam = boto3.client("iam", REGION)
+    assert {role["RoleName"] for role in iam.list_roles()["Roles"]} == {"cortex-sweep-head", "cortex-sweep-worker"}
+
+
+def test_without_the_prepared_group_ray_would_open_ssh(aws: None) -> None:
+    """The check above can fail, and aws-prerequisites.yaml is why it does not."""
+    config = copy.deepcopy(content_of("gpu.yaml"))
+    config["provider"]["security_group"]["GroupName"] = "another"
+    _bootstrap_config(prepare_config(config), no_config_cache=True)
+    groups = boto3.client("ec2", REGION).describe_security_groups()["SecurityGroups"]
+    assert any(open_to_the_world(group) for group in groups if group["GroupName"] == "another")
+
+
+def test_aws_nodes_have_what_the_file_says(aws: None) -> None:
+    types = {name: node for name, node in content_of("gpu.yaml")["available_node_types"].items() if name != "head"}
+    machines = {node["node_config"]["InstanceType"] for node in types.values()}
+    found = boto3.client("ec2", REGION).describe_instance_types(InstanceTypes=sorted(machines))["InstanceTypes"]
+    has = {
+        each["InstanceType"]: {
+            "CPU": each["VCpuInfo"]["DefaultVCpus"],
+            "GPU": sum(gpu["Count"] for gpu in each["GpuInfo"]["Gpus"]),
+        }
+        for each in found
+    }
+    for node in types.values():
+        assert node["resources"] == has[node["node_config"]["InstanceType"]]
+
+
+@pytest.mark.parametrize(("spot_is_to_be_had", "launched"), [(True, "gpu_spot"), (False, "gpu_on_demand")])
+def test_spot_comes_first_and_on_demand_where_there_is_none(spot_is_to_be_had: bool, launched: str) -> None:
+    """By the scheduler of the autoscaler that `ray up` starts: nine slots' worker groups on no node."""
+    config = AutoscalingConfig(content_of("gpu.yaml"), skip_content_hash=True)
+    availability = {"gpu_spot": float(spot_is_to_be_had)}
+    reply = ResourceDemandScheduler(None).schedule(
+        SchedulingRequest(
+            disable_launch_config_check=True,
+            node_type_configs=config.get_node_type_configs(),
+            max_num_nodes=config.get_max_num_worker_nodes(),
+            resource_requests=ResourceRequestUtil.group_by_count(
+                [ResourceRequestUtil.make({"CPU": 2.0, "GPU": 0.25}) for _ in range(9)]
+            ),
+            cloud_resource_availabilities=availability,
+            recoverable_resource_availabilities=availability,
+        )
+    )
+    assert {request.instance_type: request.count for request in reply.to_launch} == {launched: 3}
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0/0", "1.2.3.4/1"])
+def test_the_world_is_no_operator(address: str) -> None:
+    pattern = re.search(r"AllowedPattern: (.*)", (CLUSTER / "aws-prerequisites.yaml").read_text())
+    assert pattern is not None
+    assert not re.fullmatch(pattern.group(1), address)
+    assert re.fullmatch(pattern.group(1), "203.0.113.7/32")
+
+
+def test_prerequisites_are_good_cloudformation() -> None:
+    from cfnlint.api import lint_file
+
+    assert lint_file(CLUSTER / "aws-prerequisites.yaml") == []
+
+
+def test_autoscaled_profile_asks_for_the_whole_cluster() -> None:
+    """Slots that wait are what wakes the autoscaler: as many as the largest cluster holds, no more."""
+    config = content_of("gpu.yaml")
+    profile = choose_profile(settings_of(config)["SWEEP_PROFILE"], {"GPU": 1})
+    gpu = config["available_node_types"]["gpu_spot"]["resources"]
+    on_one = min(gpu["GPU"] * profile.slots_per_gpu, gpu["CPU"] // profile.cpus_per_worker)
+    assert profile.slots({}) == on_one * config["max_workers"]
+    assert profile.slots({"CPU": 0}) == profile.slots({}), "while there is only the head"
