@@ -11,18 +11,12 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 import click
 from rich.console import Console
-
-if TYPE_CHECKING:
-    from orchestrator.launch import Outcome
-    from orchestrator.plan import SweepPlan
-
-STUDIES_WITHOUT_SCORE = 3
-INTERRUPTED = 130
 
 # The commands import what they need when they run: torch, Ray and MLflow take seconds, `--help` should not.
 
@@ -79,10 +73,7 @@ def cli() -> None:
 @option("--subjects", default="all", show_default=True, help="1-8, 1,3 or subj01,subj02.")
 @option("--hemispheres", default="lh,rh", show_default=True)
 @option("--rois", help="ROIs and groups: early,EBA. Default: those of --space.")
-@option(
-    "--methods",
-    help="contrastive, regression, untuned, pooled-avg, pooled-const. Default: those of --space.",
-)
+@option("--methods", help="contrastive, regression, untuned, pooled-avg, pooled-const. Default: those of --space.")
 @option(
     "--space",
     default="early_visual",
@@ -113,18 +104,13 @@ def cli() -> None:
 @option("--grace-epochs", type=int, help="Epochs before a trial can be pruned. Default: a third of --epochs.")
 @option("--batch-size", type=int, help="Stimuli in a step. Default: that of --space.")
 @option(
-    "--cutoffs",
-    help="Layer cutoffs to explore: features.9,features.12. Default: all that weights and --space allow.",
+    "--cutoffs", help="Layer cutoffs to explore: features.9,features.12. Default: all that weights and --space allow."
 )
 @option("--weights", help="imagenet (default), random, or a .pth, .safetensors or .npz FILE.")
 @option("--tracking-uri", help="MLflow server or database. Default: sqlite in --storage.")
 @option("--ledger", help="Journal file or postgresql://… for the trials. Default: a journal in --storage.")
 @option(
-    "--keep-weights",
-    type=int,
-    default=1,
-    show_default=True,
-    help="Best trials of each study whose weights are kept.",
+    "--keep-weights", type=int, default=1, show_default=True, help="Best trials of each study whose weights are kept."
 )
 @profile_option
 @option("--seed", type=int, default=0, show_default=True)
@@ -134,16 +120,12 @@ def cli() -> None:
 @json_option
 def run(as_json: bool, **options: Any) -> None:
     """Run a sweep, or the rest of one that was made with the same options."""
+    from orchestrator.conclusion import run_to_the_end
     from orchestrator.launch import run as launch
     from orchestrator.planning import SweepOptions
 
-    _drive(
-        options["name"],
-        options["storage"],
-        as_json,
-        lambda console: launch(SweepOptions(**options), console, as_json),
-        options["address"],
-    )
+    asked = SweepOptions(**options)
+    sys.exit(run_to_the_end(partial(launch, asked), asked.name, asked.storage, asked.address, as_json))
 
 
 @cli.command()
@@ -154,77 +136,11 @@ def run(as_json: bool, **options: Any) -> None:
 @json_option
 def resume(name: str, profile: str | None, address: str | None, storage: str, as_json: bool) -> None:
     """Go on with a sweep that was interrupted."""
+    from orchestrator.conclusion import run_to_the_end
     from orchestrator.launch import resume as launch
 
-    _drive(name, storage, as_json, lambda console: launch(name, storage, address, profile, console, as_json), address)
-
-
-def _drive(
-    name: str,
-    storage: str,
-    as_json: bool,
-    action: Callable[[Console], tuple[SweepPlan, Outcome]],
-    address: str | None,
-) -> None:
-    console = Console(stderr=as_json)
-    again = f"python sweep.py resume {name} --storage {storage}"
-    try:
-        plan, outcome = action(console)
-    except KeyboardInterrupt:
-        _say_interrupted(console, name, storage, again)
-    if not outcome.tracked:
-        console.print(f"MLflow at {plan.tracking_uri} stayed away; `{again}` writes what it lacks.", soft_wrap=True)
-    if not outcome.finished:
-        _say_interrupted(console, name, storage, again)
-    rows = _leaderboard(name, storage, as_json)
-    from orchestrator.leaderboard import studies_without_score
-
-    without_score = studies_without_score(rows)
-    if without_score:
-        console.print(
-            f"[red]No trial came to a score in {', '.join(without_score)}[/]; `sweep.py ui {name}` shows why.",
-            soft_wrap=True,
-        )
-        sys.exit(STUDIES_WITHOUT_SCORE)
-    if not plan.search_space.searched:
-        _evaluate_all(name, storage, address, plan.profile, as_json, console)
-    elif not as_json:
-        console.print(
-            f"\nNext:  python sweep.py select {name} --storage {storage}     register the best models\n"
-            f"       python sweep.py evaluate {name} --storage {storage}   score them on test stimuli\n"
-            f"       python sweep.py ui {name} --storage {storage}         look at everything in MLflow",
-            soft_wrap=True,
-        )
-
-
-def _evaluate_all(name: str, storage: str, address: str | None, profile: str, as_json: bool, console: Console) -> None:
-    """A fixed recipe leaves nothing to look at and decide before its models are scored."""
-    from orchestrator.evaluation import EvaluationOptions, evaluation_table
-    from orchestrator.evaluation import evaluate as score
-    from orchestrator.report import write_report
-    from orchestrator.selection import select as choose
-    from orchestrator.tasks import TaskRunner
-
-    tasks = TaskRunner(console, as_json, address, profile)
-    choose(name, storage, tasks)
-    result = score(name, storage, tasks, EvaluationOptions())
-    page = write_report(name, storage, console)
-    if not as_json:
-        console.print(evaluation_table(result))
-        console.print(f"\nReport in {page}", soft_wrap=True)
-
-
-def _say_interrupted(console: Console, name: str, storage: str, again: str) -> NoReturn:
-    from orchestrator.storage import SweepStorage
-
-    made = SweepStorage(storage, name).plan_file.exists()
-    console.print(
-        f"\nInterrupted. Nothing finished is lost. Go on with:  {again}"
-        if made
-        else "\nInterrupted; nothing was made.",
-        soft_wrap=True,
-    )
-    sys.exit(INTERRUPTED)
+    again = partial(launch, name, storage, address, profile)
+    sys.exit(run_to_the_end(again, name, storage, address, as_json))
 
 
 @cli.command()
@@ -233,40 +149,9 @@ def _say_interrupted(console: Console, name: str, storage: str, again: str) -> N
 @json_option
 def leaderboard(name: str, storage: str, as_json: bool) -> None:
     """The best model of every target and method."""
-    _leaderboard(name, storage, as_json)
+    from orchestrator.printing import print_leaderboard
 
-
-def _leaderboard(name: str, storage: str, as_json: bool) -> list[Any]:
-    from orchestrator.launch import open_sweep
-    from orchestrator.leaderboard import as_json as plain
-    from orchestrator.leaderboard import improvement_lines, leaderboard_table
-    from orchestrator.leaderboard import leaderboard as rows_of
-
-    sweep, ledger = open_sweep(name, storage)
-    rows = rows_of(ledger, sweep)
-    if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "sweep": name,
-                    "protocol": ledger.plan.protocol,
-                    "split": ledger.plan.split_digest,
-                    "rows": plain(rows),
-                }
-            )
-        )
-        return rows
-    console = Console()
-    plan = ledger.plan
-    console.print(
-        f"\n[bold]{name}[/]: {plan.dataset}, weights {plan.weights_source}, "
-        f"protocol {plan.protocol} (split {plan.split_digest})",
-        soft_wrap=True,
-    )
-    console.print(leaderboard_table(rows, console.width))
-    for line in improvement_lines(rows):
-        console.print(line, soft_wrap=True)
-    return rows
+    print_leaderboard(name, storage, as_json)
 
 
 @cli.command()
@@ -275,16 +160,9 @@ def _leaderboard(name: str, storage: str, as_json: bool) -> list[Any]:
 @json_option
 def status(name: str, storage: str, as_json: bool) -> None:
     """Progress of a sweep, target by target; also while it runs elsewhere."""
-    from orchestrator.launch import open_sweep
-    from orchestrator.status import status_json, status_lines
+    from orchestrator.printing import print_status
 
-    _, ledger = open_sweep(name, storage)
-    if as_json:
-        click.echo(json.dumps(status_json(ledger)))
-        return
-    console = Console()
-    for part in status_lines(ledger, storage):
-        console.print(part, soft_wrap=isinstance(part, str))
+    print_status(name, storage, as_json)
 
 
 @cli.command(name="list")
@@ -309,15 +187,9 @@ def list_sweeps(storage: str, as_json: bool) -> None:
 @json_option
 def select(name: str, profile: str, address: str | None, storage: str, as_json: bool) -> None:
     """Register the best trial of every target and method, by validation score."""
-    from orchestrator.selection import select as choose
-    from orchestrator.tasks import TaskRunner
+    from orchestrator.conclusion import select_and_print
 
-    console = Console(stderr=as_json)
-    chosen = choose(name, storage, TaskRunner(console, as_json, address, profile))
-    if as_json:
-        click.echo(json.dumps(chosen))
-    else:
-        console.print(f"\nNext:  python sweep.py evaluate {name} --storage {storage}", soft_wrap=True)
+    select_and_print(name, storage, profile, address, as_json)
 
 
 @cli.command()
@@ -345,20 +217,12 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score the selected models on test stimuli; the only command that reads them."""
-    from orchestrator.evaluation import EVALUATIONS, EvaluationOptions, evaluation_table
-    from orchestrator.evaluation import evaluate as score
+    from orchestrator.conclusion import evaluate_and_print
+    from orchestrator.evaluation import EVALUATIONS, EvaluationOptions
     from orchestrator.plan import parse_list
-    from orchestrator.tasks import TaskRunner
 
-    console = Console(stderr=as_json)
     asked = EVALUATIONS if evaluations == "all" else tuple(parse_list(evaluations))
-    options = EvaluationOptions(asked, labelled, external)
-    result = score(name, storage, TaskRunner(console, as_json, address, profile), options)
-    if as_json:
-        click.echo(json.dumps(result))
-        return
-    console.print(evaluation_table(result))
-    console.print(f"\nNext:  python sweep.py report {name} --storage {storage}", soft_wrap=True)
+    evaluate_and_print(name, storage, EvaluationOptions(asked, labelled, external), profile, address, as_json)
 
 
 @cli.command()
