@@ -11,10 +11,10 @@ import torchvision
 from PIL import Image
 from torchvision import transforms
 
-from trainables.data import labelled
+from trainables.data import decoding
+from trainables.data.decoding import BLOCK
 from trainables.data.files import FaultyFileError
 from trainables.data.labelled import LabelledImages, decode_labelled, open_labelled
-from trainables.data.stimuli import BLOCK
 from trainables.errors import ConfigError, DataError, StorageError
 
 
@@ -185,7 +185,7 @@ def test_second_start_decodes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def no_reading(path: object) -> bytes:
         raise AssertionError(f"{path} was read again")
 
-    monkeypatch.setattr(labelled, "read_bytes", no_reading)
+    monkeypatch.setattr(decoding, "read_bytes", no_reading)
     calls: list[tuple[int, int]] = []
     progress = lambda done, total: calls.append((done, total))  # noqa: E731
     again = decode_labelled(images, tmp_path / "cache", size=16, shorter_side=20, progress=progress)

@@ -16,9 +16,10 @@ from PIL import Image
 from upath import UPath
 
 from tests.data.processes import decode_at_once, decode_with_little_room, hang_half_way
-from trainables.data import stimuli
+from trainables.data import decoding
+from trainables.data.decoding import BLOCK, decode_image
 from trainables.data.files import FaultyFileError
-from trainables.data.stimuli import BLOCK, decode_image, decode_stimuli
+from trainables.data.stimuli import decode_stimuli
 from trainables.errors import DataError, StorageError
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -86,7 +87,7 @@ def test_second_start_decodes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def no_reading(path: UPath) -> bytes:
         raise AssertionError(f"{path} was read again")
 
-    monkeypatch.setattr(stimuli, "read_bytes", no_reading)
+    monkeypatch.setattr(decoding, "read_bytes", no_reading)
     calls: list[tuple[int, int]] = []
     again = decode_stimuli(paths, tmp_path / "cache", size=16, progress=lambda *call: calls.append(call))
     assert np.array_equal(first, again)
@@ -111,6 +112,16 @@ def test_the_name_follows_from_the_content(tmp_path: Path) -> None:
     changed = decode_stimuli(paths, cache, size=16)
     assert len(arrays(cache)) == 4
     assert np.array_equal(changed[0], changed[1])
+
+
+def test_caches_of_former_releases_are_found(tmp_path: Path) -> None:
+    paths = write_pictures(tmp_path / "in", 3)
+    decode_stimuli(paths, tmp_path / "cache", size=16)
+    whole = hashlib.sha256(b"1:16" + b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths))
+    lines = [f"\n{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths]
+    (array,), (memo,) = arrays(tmp_path / "cache"), (tmp_path / "cache").glob("*.txt")
+    assert array.name == memo.read_text() == f"stimuli-{whole.hexdigest()[:32]}.npy"
+    assert memo.name == f"stimuli-{hashlib.sha256(('1:16' + ''.join(lines)).encode()).hexdigest()[:32]}.txt"
 
 
 def test_a_replaced_image_of_the_same_size_is_read_again(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from trainables.data.check_algonauts import check_algonauts
 from trainables.data.check_generic import check_generic
 from trainables.data.check_nod import check_nod
 from trainables.data.dataset import Dataset
+from trainables.data.decoding import Progress
 from trainables.data.faults import ERROR, Fault, FaultList, SubjectEntry
 from trainables.data.files import FaultyFileError
 from trainables.data.generic import GenericDataset
 from trainables.data.nod import NodDataset
 from trainables.data.open import open_dataset
-from trainables.data.stimuli import Progress
 from trainables.errors import DataError
 
 

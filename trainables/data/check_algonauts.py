@@ -9,11 +9,11 @@ from trainables.data.algonauts import AlgonautsDataset
 from trainables.data.arrays import check_mask, check_ncsnr, check_repeats, check_responses
 from trainables.data.check_images import ShownImage, check_images, check_names
 from trainables.data.check_values import value_problems
+from trainables.data.decoding import Progress
 from trainables.data.faults import ERROR, WARNING, FaultList, SubjectEntry
 from trainables.data.files import FaultyFileError, read_array
 from trainables.data.mapping import read_mapping
 from trainables.data.rois import MASKS, canonical_roi
-from trainables.data.stimuli import Progress
 from trainables.data.subject import Subject
 from trainables.target import HEMISPHERES
 

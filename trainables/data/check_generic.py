@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from trainables.data.arrays import check_ncsnr, check_repeats
 from trainables.data.check_images import ShownImage, check_images, check_repeated
 from trainables.data.check_values import value_problems
+from trainables.data.decoding import Progress
 from trainables.data.faults import ERROR, FaultList, SubjectEntry
 from trainables.data.files import FaultyFileError, read_array
 from trainables.data.generic import GenericDataset, GenericSubject, check_generic_responses, check_labels
 from trainables.data.generic_toml import WHOLE
-from trainables.data.stimuli import Progress
 from trainables.target import HEMISPHERES
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from upath import UPath
 
 from trainables.data.dataset import hashed_id
+from trainables.data.decoding import Progress, decode_image
 from trainables.data.faults import ERROR, WARNING, FaultList
-from trainables.data.files import FaultyFileError, read_bytes
+from trainables.data.files import FaultyFileError, read_bytes, reading_threads
 from trainables.data.layout import unnamed_files
-from trainables.data.stimuli import MIN_THREADS, Progress, decode_image
 from trainables.data.subject import Subject
 
 
@@ -63,7 +61,7 @@ def check_repeated(counts: Mapping[int, int], subject: str, place: UPath, faults
 def check_images(shown: list[ShownImage], faults: FaultList, progress: Progress | None) -> None:
     """Decodes every image, in parallel, and compares the pictures behind the ids."""
     seen = _SeenPictures()
-    with ThreadPoolExecutor(max(os.cpu_count() or 1, MIN_THREADS)) as threads:
+    with reading_threads() as threads:
         looks = threads.map(_look_at, shown)
         for done, (image, look) in enumerate(zip(shown, looks, strict=True), start=1):
             if isinstance(look, FaultyFileError):

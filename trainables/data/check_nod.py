@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from trainables.data.check_images import ShownImage, check_images, check_repeated
 from trainables.data.check_values import value_problems
+from trainables.data.decoding import Progress
 from trainables.data.faults import ERROR, WARNING, FaultList, SubjectEntry
 from trainables.data.files import FaultyFileError
 from trainables.data.nod import NodDataset, NodSubject, picture_id
 from trainables.data.nod_betas import check_trials, standardised
 from trainables.data.nod_cifti import import_nibabel, read_surface_maps
 from trainables.data.nod_layout import RUNS, SESSIONS, Run, find_runs, read_events, shortened
-from trainables.data.stimuli import Progress
 from trainables.target import HEMISPHERES
 
 

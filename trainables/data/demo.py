@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainables.data.algonauts import DESCRIPTION_FILE
+from trainables.data.decoding import Progress
 from trainables.data.demo_model import add_noise, channel_maps
 from trainables.data.demo_pictures import picture
 from trainables.data.demo_rois import LABELS, N_FSAVERAGE, Hemisphere, simulate
 from trainables.data.files import unwritable
-from trainables.data.stimuli import Progress
 from trainables.errors import DataError
 from trainables.target import HEMISPHERES
 

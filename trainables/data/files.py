@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
@@ -18,6 +19,9 @@ from upath import UPath
 from trainables.errors import DataError, StorageError
 
 COPY_CHUNK_BYTES = 8 << 20
+
+MIN_THREADS = 8
+"""Reading waits on the disk or the network more than what follows it waits on a core."""
 
 # NumPy parses the header of an .npy file as Python text, so damage shows as faults of a program, too.
 NPY_DAMAGE = (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, OverflowError, MemoryError)
@@ -38,6 +42,27 @@ class FaultyFileError(DataError):
 def missing(path: UPath) -> FaultyFileError:
     """The fault of a file that is not there."""
     return FaultyFileError(path, "it is missing", "restore it from the original data set")
+
+
+def fingerprint(paths: Iterable[UPath], recipe: str) -> str:
+    """A key that changes with the recipe and with every file that is edited or replaced, found without reading them.
+
+    Raises:
+        FaultyFileError: a file is missing.
+    """
+    digest = hashlib.sha256(recipe.encode())
+    for path in paths:
+        try:
+            status = path.stat()
+        except FileNotFoundError as error:
+            raise missing(path) from error
+        digest.update(f"\n{path}:{status.st_size}:{status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:32]
+
+
+def reading_threads() -> ThreadPoolExecutor:
+    """Threads to read many files with."""
+    return ThreadPoolExecutor(max(os.cpu_count() or 1, MIN_THREADS))
 
 
 def default_cache_dir() -> Path:

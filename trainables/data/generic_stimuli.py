@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import os
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +13,14 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from trainables.data.dataset import hashed_id
-from trainables.data.files import NPY_DAMAGE, FaultyFileError, locked, missing, read_bytes, writing
+from trainables.data.files import NPY_DAMAGE, FaultyFileError, fingerprint, locked, read_bytes, reading_threads, writing
 from trainables.data.generic_toml import GenericFiles, inside, require_inside
-from trainables.data.stimuli import MIN_THREADS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """Of image files, in any case."""
 
 _LARGEST_ID = 2**63 - 1
+_IDS_RECIPE = "content ids 1"
 _HEADER = "file"
 
 
@@ -61,27 +58,16 @@ def content_ids(paths: Sequence[UPath], cache_dir: Path) -> NDArray[np.int64]:
         FaultyFileError: a file is missing or cannot be read.
         StorageError: the cache cannot be written.
     """
-    memo = cache_dir / f"ids-{_fingerprint(paths)}.npy"
+    memo = cache_dir / f"ids-{fingerprint(paths, _IDS_RECIPE)}.npy"
     with locked(memo):
         try:
             ids: NDArray[np.int64] = np.load(memo, allow_pickle=False)
         except NPY_DAMAGE:
-            with ThreadPoolExecutor(max(os.cpu_count() or 1, MIN_THREADS)) as threads:
+            with reading_threads() as threads:
                 ids = np.array(list(threads.map(lambda path: hashed_id(read_bytes(path)), paths)), np.int64)
             with writing(memo) as file:
                 np.save(file, ids)
     return ids
-
-
-def _fingerprint(paths: Sequence[UPath]) -> str:
-    digest = hashlib.sha256(b"content ids 1")
-    for path in paths:
-        try:
-            status = path.stat()
-        except FileNotFoundError as error:
-            raise missing(path) from error
-        digest.update(f"\n{path}:{status.st_size}:{status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:32]
 
 
 def _in_folder(files: GenericFiles) -> list[ListedStimulus]:

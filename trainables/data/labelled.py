@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from upath import UPath
 
-from trainables.data.files import NPY_DAMAGE, FaultyFileError, is_local, locked, missing, read_bytes, writing
-from trainables.data.stimuli import BLOCK, DECODER_VERSION, MIN_THREADS, Progress, decode_image
+from trainables.data.decoding import DECODER_VERSION, Progress, decode_once
+from trainables.data.files import FaultyFileError, is_local, read_bytes
 from trainables.errors import ConfigError, DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -102,12 +101,10 @@ def decode_labelled(
     shorter_side: int = SHORTER_SIDE,
     progress: Progress | None = None,
 ) -> NDArray[np.uint8]:
-    """Images as a read-only memory map, uint8 (n, size, size, 3), RGB; built once, then read from the cache.
+    """Images as a read-only memory map, uint8 (n, size, size, 3), RGB; built once by `decode_once`.
 
     Each image is resized, bilinearly with antialiasing, until its shorter side has ``shorter_side`` pixels, and
-    cropped to its centre: torchvision's ``Resize(256)`` and ``CenterCrop(224)``. The cache works like that of
-    `trainables.data.stimuli.decode_stimuli`: one process builds, the array's name is a hash of the content, a memo
-    finds it again by paths, sizes and times of change.
+    cropped to its centre: torchvision's ``Resize(256)`` and ``CenterCrop(224)``.
 
     Raises:
         ConfigError: a crop larger than the resized image.
@@ -116,19 +113,12 @@ def decode_labelled(
     """
     if not 0 < size <= shorter_side:
         raise ConfigError(f"size is {size}; expected 1 to {shorter_side}, the shorter side that is cropped")
-    shape = (len(images.paths), size, size, 3)
+
+    def shrink(image: Image.Image) -> Image.Image:
+        return centre_crop(image, shorter_side, size)
+
     recipe = f"centre-crop:{DECODER_VERSION}:{shorter_side}:{size}"
-    memo = cache_dir / f"labelled-{_fingerprint(images.paths, recipe)}.txt"
-    with locked(memo):
-        array = _remembered(memo, shape)
-        if array is None:
-            whole = _build(images.paths, shape, shorter_side, recipe, memo.with_suffix(".npy"), progress)
-            with writing(memo) as file:
-                file.write(whole.name.encode())
-            array = np.lib.format.open_memmap(whole, mode="r")
-        elif progress:
-            progress(len(images.paths), len(images.paths))
-    return array
+    return decode_once(images.paths, cache_dir, "labelled", recipe, shrink, size, progress)
 
 
 def centre_crop(image: Image.Image, shorter_side: int, size: int) -> Image.Image:
@@ -214,52 +204,3 @@ def _limited(pictures: Iterable[_Picture], limit: int) -> list[_Picture]:
 
     kept = sorted(index for indices in by_class.values() for index in sorted(indices, key=key)[:limit])
     return [listed[index] for index in kept]
-
-
-def _fingerprint(paths: Iterable[UPath], recipe: str) -> str:
-    digest = hashlib.sha256(recipe.encode())
-    for path in paths:
-        try:
-            status = path.stat()
-        except FileNotFoundError as error:
-            raise missing(path) from error
-        digest.update(f"\n{path}:{status.st_size}:{status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:32]
-
-
-def _remembered(memo: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """The array that the memo names, unless one of the two is gone or damaged."""
-    try:
-        array: NDArray[np.uint8] = np.lib.format.open_memmap(memo.with_name(memo.read_text()), mode="r")
-    except NPY_DAMAGE:
-        return None
-    return array if array.shape == shape and array.dtype == np.uint8 else None
-
-
-def _build(
-    paths: tuple[UPath, ...],
-    shape: tuple[int, int, int, int],
-    shorter_side: int,
-    recipe: str,
-    unnamed: Path,
-    progress: Progress | None,
-) -> Path:
-    """Hashes and decodes all images in one pass, then gives the array the name that follows from the hash."""
-    content_hash = hashlib.sha256(recipe.encode())
-
-    def decode(path: UPath) -> tuple[bytes, bytes]:
-        content = read_bytes(path)
-        pixels = centre_crop(decode_image(content, path), shorter_side, shape[1]).tobytes()
-        return hashlib.sha256(content).digest(), pixels
-
-    with ThreadPoolExecutor(max(os.cpu_count() or 1, MIN_THREADS)) as threads, writing(unnamed) as file:
-        # Plain writes, not a memory map: on a full disk they raise, where a map would kill the process.
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for start in range(0, len(paths), BLOCK):
-            block = paths[start : start + BLOCK]
-            for digest, pixels in threads.map(decode, block):
-                content_hash.update(digest)
-                file.write(pixels)
-            if progress:
-                progress(start + len(block), len(paths))
-    return unnamed.replace(unnamed.with_name(f"labelled-{content_hash.hexdigest()[:32]}.npy"))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.data.dataset import Dataset, SubjectData
+from trainables.data.decoding import Progress
 from trainables.data.files import FaultyFileError, default_cache_dir
 from trainables.data.splits import (
     NESTED,
@@ -21,7 +22,7 @@ from trainables.data.splits import (
     nested_split,
     published_a_split,
 )
-from trainables.data.stimuli import Progress, decode_stimuli
+from trainables.data.stimuli import decode_stimuli
 from trainables.errors import ConfigError, DataError
 from trainables.target import Target
 
