@@ -1,0 +1,225 @@
+"""Looks at everything that a sweep needs, before it costs money: one line each, fine or what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from upath import UPath
+
+from orchestrator.storage import resolved, storage_errors, write_whole
+from trainables.errors import ConfigError, CortexSweepError
+
+SKEW_SECONDS = 30.0
+"""Clocks further apart than this make object stores refuse requests and trials seem to end before they began."""
+PROBE = "cortex-sweep-doctor"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was looked at."""
+
+    what: str
+    state: str
+    """``ok``, ``note`` (worth knowing, stops nothing) or ``wrong``."""
+    said: str
+    """What was found; where it is wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the sweep would be run with; None where an option was not given."""
+
+    data: str | None = None
+    weights: str | None = None
+    backbone: str = "alexnet"
+    storage: str = "results"
+    tracking_uri: str | None = None
+    ledger: str | None = None
+    address: str | None = None
+    profile: str = "auto"
+    cluster: str | None = None
+    """A cluster's YAML file."""
+
+
+def examine(needs: Needs) -> Iterator[Line]:
+    """Every line, as soon as it is known. Nothing is kept of what is written on the way."""
+    from orchestrator.doctor_cluster import look_at_cluster_file, look_at_nodes
+
+    looks: list[tuple[str, Callable[[], Iterator[Line]]]] = [
+        ("data", lambda: _data(needs)),
+        ("weights", lambda: _weights(needs)),
+        ("storage", lambda: _storage(needs)),
+        ("ledger", lambda: _ledger(needs)),
+        ("tracking", lambda: _tracking(needs)),
+        ("secrets", _secrets),
+        ("cluster file", lambda: look_at_cluster_file(needs.cluster)),
+        ("nodes", lambda: look_at_nodes(needs.address, needs.profile)),
+    ]
+    for what, look in looks:
+        try:
+            yield from look()
+        except CortexSweepError as error:
+            yield Line(what, "wrong", str(error))
+
+
+def _data(needs: Needs) -> Iterator[Line]:
+    from trainables.data.files import default_cache_dir
+    from trainables.data.open import open_dataset
+    from trainables.data.stimuli import decode_stimuli
+
+    if needs.data is None:
+        yield Line("data", "note", "not looked at; give --data, or make a set with `sweep.py data demo DIR`")
+        return
+    dataset = open_dataset(needs.data)
+    counts = []
+    for name in dataset.subjects:
+        subject = dataset.subject(name)
+        decode_stimuli(subject.image_paths[:1], default_cache_dir())  # readable, from here at least
+        counts.append(f"{name} {len(subject.image_paths)}")
+    yield Line("data", "ok", f"{dataset.name}, stimuli: {', '.join(counts)}; `sweep.py data check` looks at every file")
+
+
+def _weights(needs: Needs) -> Iterator[Line]:
+    from trainables.models.weights import load_weights
+
+    weights = load_weights(needs.weights or "imagenet", needs.backbone)
+    yield Line("weights", "ok", f"{weights.source}, layer cutoffs {weights.cutoffs[0]} to {weights.cutoffs[-1]}")
+
+
+def _storage(needs: Needs) -> Iterator[Line]:
+    base = resolved(needs.storage)
+    local = base.protocol in ("", "file", "local")
+    probe = base / f".{PROBE}-{uuid.uuid4().hex}"
+    before = time.time()
+    made = local and not base.exists()
+    write_whole(probe, b"probe")
+    try:
+        with storage_errors(probe, "read back"):
+            intact = probe.read_bytes() == b"probe"
+            listed = probe.name in {path.name for path in base.iterdir()}
+            skew = _modified(probe) - before
+    finally:
+        with storage_errors(probe, "delete"):
+            probe.unlink()
+        if made:
+            base.rmdir()
+    if not (intact and listed):
+        yield Line("storage", "wrong", f"{base} does not {'list' if intact else 'give back'} what was written there")
+        return
+    yield Line("storage", "ok", f"{base} was written, listed, read and deleted")
+    seconds = time.time() - before
+    if abs(skew) > SKEW_SECONDS + seconds:
+        yield Line(
+            "clock",
+            "wrong",
+            f"{base} is {skew:+.0f} s from this machine's clock; set it by a time server (chrony, ntp)",
+        )
+    if not local and not (needs.ledger and needs.tracking_uri):
+        yield Line(
+            "storage", "wrong", "a remote --storage needs --ledger postgresql://… and --tracking-uri http://… too"
+        )
+
+
+def _modified(path: UPath) -> float:
+    info = path.stat()
+    return float(info.st_mtime)
+
+
+def _ledger(needs: Needs) -> Iterator[Line]:
+    from orchestrator.ledger import open_storage, without_password
+
+    if needs.ledger is None:
+        yield Line("ledger", "ok", "a journal file in --storage")
+        return
+    shown = without_password(needs.ledger)
+    if "://" not in needs.ledger:
+        file = Path(needs.ledger).expanduser()
+        if not file.exists():
+            folder = next(parent for parent in file.absolute().parents if parent.exists())
+            try:
+                with tempfile.TemporaryFile(dir=folder):
+                    yield Line("ledger", "ok", f"{shown} will be made")
+            except OSError as error:
+                said = f"{shown} cannot be made in {folder} ({error.strerror}); choose another --ledger"
+                yield Line("ledger", "wrong", said)
+            return
+    started = time.monotonic()
+    studies = open_storage(needs.ledger).get_all_studies()
+    milliseconds = 1000 * (time.monotonic() - started)
+    yield Line("ledger", "ok", f"{shown} answers, holds {len(studies)} studies ({milliseconds:.0f} ms)")
+    if shown != needs.ledger:
+        yield Line(
+            "ledger", "wrong", "a password stands in --ledger and would be kept with the plan; put it in ~/.pgpass"
+        )
+
+
+def _tracking(needs: Needs) -> Iterator[Line]:
+    from orchestrator.tracking.client import connect, tracking_errors
+
+    if needs.tracking_uri is None:
+        yield Line("tracking", "ok", "a SQLite database in --storage")
+        return
+    client = connect(needs.tracking_uri)
+    name = f"{PROBE}-{uuid.uuid4().hex[:8]}"
+    with tracking_errors(needs.tracking_uri):
+        experiment = client.create_experiment(name)
+        try:
+            run = client.create_run(experiment)
+            client.log_metric(run.info.run_id, "probe", 1.0)
+            written = client.get_run(run.info.run_id).data.metrics == {"probe": 1.0}
+        finally:
+            client.delete_experiment(experiment)
+    if not written:
+        raise ConfigError(f"MLflow at {needs.tracking_uri} took a metric and does not give it back; look at its log")
+    yield Line("tracking", "ok", f"MLflow at {needs.tracking_uri} was written and read")
+
+
+SECRET_FILES = ("~/.pgpass", "~/.mlflow/credentials", "~/.aws/credentials", "~/.ray/auth_token")
+
+
+def _secrets() -> Iterator[Line]:
+    """Files that hold a password or a token, and who may read them."""
+    found = [Path(name).expanduser() for name in SECRET_FILES]
+    if token := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        found.append(Path(token).expanduser())
+    for path in found:
+        if not path.exists():
+            continue
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            yield Line("secrets", "wrong", f"{path} has mode {mode:04o} and others can read it: chmod 600 {path}")
+        else:
+            yield Line("secrets", "ok", f"{path} is yours alone")
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not (
+        os.environ.get("RAY_AUTH_TOKEN") or any(path.exists() for path in found[3:])
+    ):
+        yield Line("secrets", "wrong", "RAY_AUTH_MODE is token and there is none: `ray get-auth-token --generate`")
+
+
+def examine_and_print(needs: Needs, as_json: bool) -> int:
+    """Print every line as soon as it is known; 1 if something is wrong, else 0."""
+    console = Console()
+    lines = []
+    for line in examine(needs):
+        lines.append(line)
+        if not as_json:
+            colour, word = {"ok": ("green", "OK"), "note": ("yellow", "note"), "wrong": ("red", "WRONG")}[line.state]
+            console.print(f"[{colour}]{word:<6}[/]{line.what}: {escape(line.said)}", soft_wrap=True)
+    wrong = sum(line.state == "wrong" for line in lines)
+    if as_json:
+        print(json.dumps([asdict(line) for line in lines]))
+    else:
+        console.print(
+            f"\n{wrong} of {len(lines)} lines are wrong." if wrong else "\nReady: sweep.py run", soft_wrap=True
+        )
+    return 1 if wrong else 0

@@ -1,0 +1,159 @@
+"""The doctor's look at a cluster: its file, and each of its nodes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.profiles import choose_profile
+from orchestrator.doctor import SKEW_SECONDS, Line
+from trainables.errors import ConfigError
+
+PACKAGES = ("cortex-sweep", "ray", "torch", "torchvision", "optuna", "mlflow", "numpy")
+FREE_GB = 20.0
+"""Decoded stimuli of eight subjects take 12 GB on every node."""
+PLACEHOLDERS = re.compile(r"my-lab\S*|mlflow\.internal|192\.168\.1\.1[0-2]|registry\.example\.org")
+
+
+def look_at_cluster_file(path: str | None) -> Iterator[Line]:
+    """Whether ``ray up`` would take the file, and whether it opens what should stay closed."""
+    from jsonschema import ValidationError
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    if path is None:
+        return
+    try:
+        text = Path(path).read_text()
+        content = yaml.safe_load(text)
+        config = prepare_config(content)
+        validate_config(config)
+    except OSError as error:
+        raise ConfigError(f"--cluster {path} cannot be read ({error.strerror}); name a file of cluster/") from error
+    except (yaml.YAMLError, ValidationError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--cluster {path} is no cluster that Ray would start ({reason}); mend the file") from error
+    wrong = list(_faults(content, config, text))
+    yield from (Line("cluster file", "wrong", said) for said in wrong)
+    if not wrong:
+        yield Line("cluster file", "ok", f"{path}: cluster {config['cluster_name']} of {config['provider']['type']}")
+
+
+def _faults(content: dict[str, Any], config: dict[str, Any], text: str) -> Iterator[str]:
+    if left := sorted(set(PLACEHOLDERS.findall(text))):
+        yield f"still holds the example's {', '.join(left)}; put your own there"
+    starts = " ".join([*config.get("head_start_ray_commands", []), *config.get("worker_start_ray_commands", [])])
+    if "--dashboard-host=0.0.0.0" in starts:
+        yield "starts Ray's dashboard for everybody; write --dashboard-host=127.0.0.1 and use an SSH tunnel"
+    if "RAY_AUTH_MODE=token" not in text:
+        yield "starts Ray without a token, and whoever reaches its ports can run code; export RAY_AUTH_MODE=token"
+    if config["provider"]["type"] == "aws" and "GroupName" not in content["provider"].get("security_group", {}):
+        yield "names no security group, and Ray would make one that is open to the world; see aws-prerequisites.yaml"
+    if not content.get("setup_commands"):
+        yield "has no setup_commands, and Ray would install a nightly wheel; install constraints.txt there"
+
+
+def look_at_nodes(address: str | None, profile: str) -> Iterator[Line]:
+    """Versions, devices, disks and clocks, on every node of the cluster, or on this machine."""
+    mine = examine_node()
+    if address is None:
+        yield from _node_lines("this machine", mine, mine, 0.0)
+        return
+    import ray
+
+    from orchestrator.tuning import ray_running
+
+    with ray_running(address) as resources:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        for node in nodes:
+            yield from _ask(node, mine)
+        slots = choose_profile(profile, resources).slots(resources)
+        gpus = resources.get("GPU", 0)
+        yield Line(
+            "cluster",
+            "ok",
+            f"{len(nodes)} nodes, {resources.get('CPU', 0):g} CPUs, {gpus:g} GPUs: {slots} slots ({profile})",
+        )
+
+
+def _ask(node: dict[str, Any], mine: dict[str, Any]) -> Iterator[Line]:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    where = f"node {node['NodeManagerAddress']}"
+    here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    started = time.time()
+    task = ray.remote(examine_node).options(num_cpus=0, scheduling_strategy=here, max_retries=0)
+    try:
+        found = ray.get(task.remote(), timeout=120)
+    except ray.exceptions.RayError as error:
+        yield Line(
+            where, "wrong", f"does not run a task ({str(error).splitlines()[0]}); is this project installed there?"
+        )
+        return
+    middle = (started + time.time()) / 2
+    gpus = int(node["Resources"].get("GPU", 0))
+    yield from _node_lines(where, found, mine, found["time"] - middle, gpus)
+
+
+def examine_node() -> dict[str, Any]:
+    """What there is on the machine that this runs on; the body of a Ray task without a share of any device."""
+    from trainables.data.files import default_cache_dir
+
+    folder = default_cache_dir()
+    while not folder.exists():
+        folder = folder.parent
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "gpus": _gpus(),
+        "free_gb": shutil.disk_usage(folder).free / 1e9,
+        "cache": str(folder),
+        "time": time.time(),
+    }
+
+
+def _gpus() -> int:
+    """GPUs of the machine, also those that Ray hides from a task that asked for none."""
+    hidden = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    try:
+        import torch
+
+        return torch.cuda.device_count()
+    finally:
+        if hidden is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = hidden
+
+
+def _node_lines(
+    where: str, found: dict[str, Any], mine: dict[str, Any], skew: float, promised: int | None = None
+) -> Iterator[Line]:
+    wrong = []
+    for name, ours in mine["versions"].items():
+        if (theirs := found["versions"][name]) != ours:
+            wrong.append(f"{name} is {theirs} and {ours} here; install constraints.txt on every node")
+    if promised and found["gpus"] < promised:
+        wrong.append(f"Ray has {promised} GPUs and torch sees {found['gpus']}; look at the driver (nvidia-smi)")
+    if abs(skew) > SKEW_SECONDS:
+        wrong.append(f"its clock is {skew:+.0f} s off; set it by a time server (chrony, ntp)")
+    if found["free_gb"] < FREE_GB:
+        wrong.append(
+            f"{found['free_gb']:.0f} GB free in {found['cache']}, expected {FREE_GB:.0f}; free some, or set "
+            "SWEEP_CACHE_DIR"
+        )
+    yield from (Line(where, "wrong", said) for said in wrong)
+    if not wrong:
+        versions = found["versions"]
+        yield Line(
+            where,
+            "ok",
+            f"Python {versions['python']}, Ray {versions['ray']}, torch {versions['torch']}, {found['gpus']} GPUs, "
+            f"{found['free_gb']:.0f} GB free",
+        )

@@ -1,0 +1,96 @@
+"""Options that several commands have, each with its environment variable: ``--data`` is SWEEP_DATA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
+    """A click option with its environment variable."""
+    long = next(name for name in names if name.startswith("--")).split("/")[0]
+    variable = "SWEEP_" + long.removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, show_envvar=False, **settings)
+
+
+storage_option = option("--storage", default="results", show_default=True, help="Folder or s3://… for all results.")
+profile_option = option(
+    "--profile",
+    default="auto",
+    show_default=True,
+    help="How resources become slots: auto, cpu, gpu or gpu-shared; settings may follow: gpu-shared,max_slots=64.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone, for scripts.")
+address_option = option(
+    "--address", help="Ray cluster to join; `auto` on a cluster's head. Default: Ray on this machine."
+)
+
+
+def run_options(command: Any) -> Any:
+    """Every option of ``sweep.py run``, in the order of its help."""
+    for decorate in reversed(_RUN):
+        command = decorate(command)
+    return command
+
+
+_RUN: list[Callable[[Any], Any]] = [
+    option("--data", required=True, help="Data set in the Algonauts layout: a folder or s3://…."),
+    option("--name", required=True, help="Name of the sweep."),
+    option("--subjects", default="all", show_default=True, help="1-8, 1,3 or subj01,subj02."),
+    option("--hemispheres", default="lh,rh", show_default=True),
+    option("--rois", help="ROIs and groups: early,EBA. Default: those of --space."),
+    option("--methods", help="contrastive, regression, untuned, pooled-avg, pooled-const. Default: those of --space."),
+    option(
+        "--space",
+        default="early_visual",
+        show_default=True,
+        help="smoke, early_visual, full, contrastive, regression, untuned, pooled, objectives, mixed, published, or a "
+        ".py FILE with a SPACE.",
+    ),
+    option("--protocol", default="nested", show_default=True, help="nested, published-a or published-b."),
+    option(
+        "--backbone", default="alexnet", show_default=True, help="alexnet, vgg11, resnet18, resnet50, convnext_tiny."
+    ),
+    option("--encoder", default="ridge", show_default=True, help="Encoding model: ridge or pls."),
+    option("--explore", default="", help="Also explore batch_size, epochs, weight_decay."),
+    option(
+        "--scores",
+        default="encoding",
+        show_default=True,
+        help="Validation scores of every trial: encoding,transfer,classification.",
+    ),
+    option(
+        "--optimise",
+        default="encoding",
+        show_default=True,
+        help="Scores to search by; several mean their Pareto set, without pruning.",
+    ),
+    option("--labelled", default="", help="Labelled image set for --scores classification."),
+    option("--leave-one-out", is_flag=True, help="Pooled methods: also one network without each subject."),
+    option("--trials", type=int, help="Trials of each tuned target and method. Default: that of --space."),
+    option("--epochs", type=int, help="Epochs of a trial that is not pruned. Default: that of --space."),
+    option("--grace-epochs", type=int, help="Epochs before a trial can be pruned. Default: a third of --epochs."),
+    option("--batch-size", type=int, help="Stimuli in a step. Default: that of --space."),
+    option(
+        "--cutoffs",
+        help="Layer cutoffs to explore: features.9,features.12. Default: all that weights and --space allow.",
+    ),
+    option("--weights", help="imagenet (default), random, or a .pth, .safetensors or .npz FILE."),
+    option("--tracking-uri", help="MLflow server or database. Default: sqlite in --storage."),
+    option("--ledger", help="Journal file or postgresql://… for the trials. Default: a journal in --storage."),
+    option(
+        "--keep-weights",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Best trials of each study whose weights are kept.",
+    ),
+    profile_option,
+    option("--seed", type=int, default=0, show_default=True),
+    option("--min-voxels", type=int, default=20, show_default=True, help="Smaller ROIs are skipped and reported."),
+    address_option,
+    storage_option,
+    json_option,
+]
