@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from orchestrator.cells import OPTIMISTIC, SHARED, Cell, CellKey, score_cells
+from orchestrator.cell_scoring import score_cells
+from orchestrator.cells import OPTIMISTIC, SHARED, Cell, CellKey
 from orchestrator.comparisons import compare_methods
 from orchestrator.labelled_evaluation import classify_networks, landscapes
 from orchestrator.launch import open_sweep

@@ -49,13 +49,11 @@ def former_external_rows(
     file = storage.evaluation_file("transfer")
     former = read_json(file)["rows"] if file.exists() else []
     trials = {network.name: network.trial for network in networks}
-    new = {(row["dataset"], row["network"]) for row in rows if row["external"]}
+    new = {row["dataset"] for row in rows if row["external"]}  # of every network that it has an ROI for
     return [
         row
         for row in former
-        if row["external"]
-        and trials.get(row["network"]) == row["trial"]
-        and (row["dataset"], row["network"]) not in new
+        if row["external"] and trials.get(row["network"]) == row["trial"] and row["dataset"] not in new
     ]
 
 
@@ -68,6 +66,7 @@ def external_keys(networks: Sequence[Network], root: str | None) -> list[CellKey
     if root is None:
         return []
     from trainables.data.open import open_dataset
+    from trainables.data.responses import subject_digest
 
     dataset = open_dataset(root)
     tuned_for = {place for network in networks for place in network.places}
@@ -77,11 +76,12 @@ def external_keys(networks: Sequence[Network], root: str | None) -> list[CellKey
         twins = {
             place: twin for place in sorted(tuned_for) if (twin := counterpart(place, sizes[place[0]])) is not None
         }
+        content = subject_digest(subject) if twins else ""
         for network in networks:
             asked = twins if network.target is None else network.places
             places = tuple(dict.fromkeys(twins[place] for place in asked if place in twins))
             if places:
-                keys.append(CellKey(network, str(dataset.root), dataset.name, name, external=True, places=places))
+                keys.append(CellKey(network, str(dataset.root), dataset.name, name, True, places, content=content))
     if not keys:
         raise DataError(
             f"data set {dataset.name} has none of the ROIs {', '.join(sorted({roi for _, roi in tuned_for}))}; "

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from tests.data.helpers import write_challenge
 from trainables.data.algonauts import AlgonautsDataset, open_algonauts
 from trainables.data.files import FaultyFileError
-from trainables.data.responses import Partition, load_target, load_test
+from trainables.data.responses import Partition, load_target, load_test, subject_digest
 from trainables.data.splits import nested_digest, nested_split
 from trainables.errors import ConfigError, DataError
 from trainables.target import Target
@@ -112,3 +113,32 @@ def test_too_few_stimuli(tmp_path: Path) -> None:
     dataset = open_algonauts(write_challenge(tmp_path / "lab"))
     with pytest.raises(DataError, match="3 stimuli leave"):
         load_target(dataset, Target("lab", ("subj01",), "lh", "V1v"), cache_dir=tmp_path)
+
+
+def _scale(root: Path) -> None:
+    np.save(root / FMRI, np.load(root / FMRI) * np.float32(1.01))
+
+
+def _move_a_voxel(root: Path) -> None:
+    path = root / "subj01/roi_masks/rh.prf-visualrois_challenge_space.npy"
+    labels = np.load(path)
+    labels[np.flatnonzero(labels == 4)[0]] = 0
+    np.save(path, labels)
+
+
+def _rename_a_stimulus(root: Path) -> None:
+    folder = root / "subj01/training_split/training_images"
+    first = min(folder.iterdir())
+    first.rename(first.with_name(first.name.split("nsd-")[0] + "nsd-72999" + first.suffix))
+
+
+@pytest.mark.parametrize("change", [_scale, _move_a_voxel, _rename_a_stimulus])
+def test_digest_of_a_subject_changes_with_its_data(
+    demo: AlgonautsDataset, demo_copy: Path, change: Callable[[Path], None]
+) -> None:
+    before = {name: subject_digest(subject) for name, subject in demo.subjects.items()}
+    assert {name: subject_digest(s) for name, s in open_algonauts(demo_copy).subjects.items()} == before
+    change(demo_copy)
+    after = {name: subject_digest(s) for name, s in open_algonauts(demo_copy).subjects.items()}
+    assert after["subj01"] != before["subj01"]
+    assert after["subj02"] == before["subj02"]

@@ -24,7 +24,10 @@ from trainables.data.splits import (
 )
 from trainables.data.stimuli import decode_stimuli
 from trainables.errors import ConfigError, DataError
-from trainables.target import Target
+from trainables.target import HEMISPHERES, Target
+
+SAMPLED_ROWS = 32
+"""Stimuli whose responses enter the digest of a subject."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,41 @@ def require_split(dataset: Dataset, seed: int, digest: str, protocol: str = NEST
         raise DataError(
             f"the stimuli in {dataset.root} have the split digest {found}, the sweep was made with {digest}; bring the "
             "data set back to what it was, or start a new sweep"
+        )
+
+
+def subject_digest(subject: SubjectData) -> str:
+    """Hash of what scores of a subject rest on: all ids, each ROI's voxels and noise ceiling, and some responses.
+
+    Responses of `SAMPLED_ROWS` stimuli spread over all stand for the rest: a set that was preprocessed anew differs in
+    every row, and reading all would cost each evaluation what keeping its scores saves. A change to single rows, or to
+    a picture whose id is not made of its content, is not seen.
+    """
+    ids = subject.stimulus_ids
+    rows = np.unique(np.linspace(0, len(ids) - 1, SAMPLED_ROWS).astype(np.int64))
+    digest = hashlib.sha256(ids.tobytes())
+    for hemisphere in HEMISPHERES:
+        for roi, n_voxels in subject.roi_sizes(hemisphere).items():
+            if n_voxels:
+                ceiling = subject.noise_ceiling(hemisphere, roi)
+                digest.update(f"{hemisphere}/{roi}".encode())
+                digest.update(subject.voxels(hemisphere, roi).tobytes())
+                digest.update(subject.responses(hemisphere, roi, rows).tobytes())
+                digest.update(b"" if ceiling is None else ceiling.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def require_subject(dataset: Dataset, name: str, digest: str) -> None:
+    """Refuse a subject that changed since ``digest`` was made of it.
+
+    Raises:
+        DataError: it did.
+    """
+    found = subject_digest(dataset.subject(name))
+    if found != digest:
+        raise DataError(
+            f"{name} in {dataset.root} has the digest {found}, the evaluation began with {digest}; see that all "
+            "machines read the same data set and that nothing writes to it, then evaluate again"
         )
 
 
