@@ -59,7 +59,7 @@ def evaluate(name: str, storage_uri: str, tasks: TaskRunner, options: Evaluation
     """Score what `select` chose; what was scored before is not scored again.
 
     Returns:
-        ``{"protocol", "split", "rows": [...]}`` as in ``evaluation/encoding.json``.
+        ``{"protocol", "split", "trials", "rows": [...]}`` as in ``evaluation/encoding.json``.
 
     Raises:
         CortexSweepError: nothing is selected, or data or models are missing.
@@ -81,13 +81,20 @@ def _evaluate(
 ) -> dict[str, Any]:
     keys = own_keys(ledger.plan, networks, selection)
     cells = score_cells(storage, ledger.plan, keys, tasks, "scoring on test stimuli")
-    result = _encoding(storage, ledger, selection, cells)
+    head = table_head(ledger.plan, selection)
+    result = _encoding(storage, ledger, selection, cells, head)
     projection = Projection(ledger, storage.artifacts_uri)
     log_test_scores(projection, result["rows"])
     for evaluation in options.evaluations:
-        for rows in _further(evaluation, storage, ledger.plan, networks, cells, tasks, options):
+        for rows in _further(evaluation, storage, ledger.plan, networks, cells, tasks, options, head):
             log_test_scores(projection, rows)
     return result
+
+
+def table_head(plan: SweepPlan, selection: Sequence[Selected]) -> dict[str, Any]:
+    """What every table begins with: protocol, split, and the trials that it is of, by study."""
+    trials = {selected.key.name: selected.trial for selected in selection}
+    return {"protocol": plan.protocol, "split": plan.split_digest, "trials": trials}
 
 
 def own_keys(plan: SweepPlan, networks: Sequence[Network], selection: Sequence[Selected]) -> list[CellKey]:
@@ -113,9 +120,9 @@ def _further(
     cells: dict[CellKey, Cell],
     tasks: TaskRunner,
     options: EvaluationOptions,
+    head: dict[str, Any],
 ) -> list[list[dict[str, Any]]]:
     """One evaluation besides encoding: writes its file, returns rows for MLflow."""
-    head = {"protocol": plan.protocol, "split": plan.split_digest, "trials": {n.name: n.trial for n in networks}}
     if evaluation == "transfer":
         keys = [*transfer_keys(plan, networks), *external_keys(networks, options.external)]
         found = score_cells(storage, plan, keys, tasks, "transfer to other subjects", known=cells)
@@ -144,6 +151,7 @@ def _encoding(
     ledger: Ledger,
     selection: Sequence[Selected],
     cells: dict[CellKey, Cell],
+    head: dict[str, Any],
 ) -> dict[str, Any]:
     plan = ledger.plan
     by_place = {(key.network.name, key.subject): cell for key, cell in cells.items()}
@@ -161,7 +169,6 @@ def _encoding(
         untuned = voxel_r.get((row["slug"], "untuned"))
         if untuned is not None and row["method"] != "untuned":
             row["voxels_improved_percent"] = 100 * float((voxel_r[row["slug"], row["method"]] > untuned).mean())
-    head = {"protocol": plan.protocol, "split": plan.split_digest}
     result = {**head, "optimistic": OPTIMISTIC[plan.protocol], "rows": rows}
     write_json(storage.encoding_scores_file, result)
     write_json(storage.evaluation_file("layers"), {**head, "rows": layer_rows(plan, cells)})

@@ -42,7 +42,7 @@ def classify_networks(
     from trainables.data.files import default_cache_dir
     from trainables.data.labelled import decode_labelled, open_labelled
 
-    sets, logged = _known_sets(storage), []
+    sets, logged = _current_sets(storage, networks), []
     for root in labelled:
         images = open_labelled(root)
         place = str(resolved(root, "--labelled"))
@@ -52,7 +52,7 @@ def classify_networks(
         digest = _digest(images)
         former = sets.get(images.name, {})
         known = {row["network"]: row for row in former.get("rows", [])} if former.get("digest") == digest else {}
-        todo = [n for n in networks if (known.get(n.name) or {}).get("trial") != n.trial]
+        todo = [network for network in networks if network.name not in known]
         jobs = [
             {
                 "root": place,
@@ -71,8 +71,6 @@ def classify_networks(
             sets[images.name] = {**shared, "root": place, "digest": digest, "rows": rows}
             # After each network: an interrupted evaluation goes on where it stopped.
             write_json(storage.evaluation_file("classification"), {**head, "sets": sets})
-        current = {network.name for network in networks}
-        sets[images.name]["rows"] = [row for row in sets[images.name]["rows"] if row["network"] in current]
         logged += [row | {"set": images.name} for row in sets[images.name]["rows"] if row["trial"]]
     write_json(storage.evaluation_file("classification"), {**head, "sets": sets})
     return logged
@@ -93,6 +91,15 @@ def _digest(images: LabelledImages) -> str:
 def _known_sets(storage: SweepStorage) -> dict[str, Any]:
     file = storage.evaluation_file("classification")
     return dict(read_json(file)["sets"]) if file.exists() else {}
+
+
+def _current_sets(storage: SweepStorage, networks: Sequence[Network]) -> dict[str, Any]:
+    """What is known, without rows of networks or trials that are not selected any more."""
+    trials = {network.name: network.trial for network in networks}
+    return {
+        name: {**table, "rows": [row for row in table["rows"] if trials.get(row["network"]) == row["trial"]]}
+        for name, table in _known_sets(storage).items()
+    }
 
 
 def _identity(plan: SweepPlan, network: Network) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -137,16 +137,20 @@ def read_results(name: str, storage_uri: str) -> Results:
     storage, ledger = open_sweep(name, storage_uri)
     files = {evaluation: _current(storage, _read(storage, evaluation)) for evaluation in EVALUATIONS}
     rows = tuple(leaderboard(ledger, storage))
+    if files["encoding"] is None:  # test r is shown with what it rests on, or not at all
+        rows = tuple(replace(row, test_r=None) for row in rows)
     return Results(ledger.plan, ledger, storage, storage_uri, rows, storage.selection_file.exists(), files)
 
 
 def _current(storage: SweepStorage, content: dict[str, Any] | None) -> dict[str, Any] | None:
-    """None for results of other trials than those that are selected now: they have to be made again."""
-    trials = (content or {}).get("trials")
-    if not trials or not storage.selection_file.exists():
+    """None for results of other trials than those that are selected now, or of some of them: they have to be made
+    again. So do those that do not say of which trials they are.
+    """
+    if content is None or not storage.selection_file.exists():
         return content
     selected = {entry["trial"] for entry in read_json(storage.selection_file)}
-    return content if {trial for trial in trials.values() if trial} <= selected else None
+    trials = content.get("trials")
+    return content if trials is not None and set(trials.values()) == selected else None
 
 
 def _read(storage: SweepStorage, evaluation: str) -> dict[str, Any] | None:

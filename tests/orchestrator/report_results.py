@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from orchestrator.evaluation import table_head
 from orchestrator.launch import write_plan
 from orchestrator.ledger import Ledger
 from orchestrator.plan import StudyKey, SweepPlan
+from orchestrator.selection import Selected, choose
 from orchestrator.storage import SweepStorage, write_json
 from tests.orchestrator.plans import CUTOFFS, open_ledger, small_plan, worker_details
 from trainables.target import Target
@@ -58,6 +60,7 @@ class Maker:
         )
         write_plan(self.places, self.plan)
         self.ledger: Ledger = open_ledger(self.plan)
+        self.selection: list[Selected] = []
 
     def r(self, method: str, roi: str, layer: str = "features.5", spread: float = 0.01) -> float:
         """A mean r that depends on method, ROI and layer."""
@@ -69,6 +72,7 @@ class Maker:
         for key, budget in self.plan.studies.items():
             for number in range(budget):
                 self._trial(key, pruned=number % 5 == 4)
+        self.selection = choose(self.ledger)
 
     def _trial(self, key: StudyKey, pruned: bool) -> None:
         trial = self.ledger.ask(key)
@@ -128,8 +132,8 @@ class Maker:
         ]
 
     def write(self, evaluation: str, content: dict[str, Any]) -> None:
-        """A file of an evaluation, with its protocol and split."""
-        header = {"protocol": self.plan.protocol, "split": self.plan.split_digest}
+        """A file of an evaluation, with its protocol, split and trials."""
+        header = table_head(self.plan, self.selection)
         write_json(self.places.evaluation_dir / f"{evaluation}.json", {**header, **content})
 
     def encoding(self) -> None:
@@ -278,5 +282,5 @@ class Maker:
             getattr(self, evaluation)()
         for evaluation in ("classification", "landscape", "salience", "statistics"):
             getattr(self, evaluation)()
-        write_json(self.places.selection_file, [])
+        write_json(self.places.selection_file, [asdict(selected) for selected in self.selection])
         return self
