@@ -150,11 +150,16 @@ def paint_dots(
         axes.axhline(edge - 0.5, color="#efefef", linewidth=0.8, zorder=0)
     axes.set_xlabel(unit)
     if zero:
-        axes.axvline(0, color="#222222", linewidth=0.9, zorder=1)
-        axes.annotate(zero, (0, 1), (3, 2), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8)
+        mark_value(axes, 0, zero, zorder=1)
     if legend:
         name_methods(figure, [(one.name, one.colour, one.marker) for one in series])
     return axes
+
+
+def mark_value(axes: Axes, value: float, word: str, linestyle: str = "-", zorder: float = 2) -> None:
+    """A vertical line with a word above it."""
+    axes.axvline(value, color="#222222", linewidth=0.9, linestyle=linestyle, zorder=zorder)
+    axes.annotate(word, (value, 1), (3, 2), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8)
 
 
 def _paint_row(axes: Axes, height: float, one: Series, label: str) -> None:

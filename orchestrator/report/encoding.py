@@ -8,7 +8,16 @@ from typing import Any
 from orchestrator.leaderboard import Row, improvement_lines
 from orchestrator.report.comparisons import comparison_table, interval_of, interval_of_row
 from orchestrator.report.drawing import dots_height, draw, method_series, other_series, paint_dots
-from orchestrator.report.grouping import difference, grouped, mean, methods_of, rois_of, total, with_target_parts
+from orchestrator.report.grouping import (
+    difference,
+    grouped,
+    mean,
+    methods_of,
+    rois_of,
+    total,
+    values_by,
+    with_target_parts,
+)
 from orchestrator.report.parts import Column, Picture, Section, Table
 from orchestrator.report.results import Results
 
@@ -73,7 +82,7 @@ def _validation_picture(results: Results, scored: Sequence[Row]) -> Picture:
     plain = [{"target": row.target, "method": row.method, "r": row.val_r} for row in scored]
     rows = with_target_parts(plain, results.plan.roi_groups)
     labels, methods = rois_of(rows), methods_of(rows)
-    series = [method_series(method, _by_roi(rows, method, "r")) for method in methods]
+    series = [method_series(method, values_by(rows, method, "r", "roi")) for method in methods]
     caption = (
         "Validation r of the best trial: a small mark for each target (subject and hemisphere), the large one is "
         "their mean. Higher than on new stimuli, as trials were chosen by it."
@@ -84,11 +93,6 @@ def _validation_picture(results: Results, scored: Sequence[Row]) -> Picture:
         dots_height(len(labels), len(methods)),
         lambda figure: paint_dots(figure, labels, series, "validation r (mean over voxels)"),
     )
-
-
-def _by_roi(rows: Sequence[Mapping[str, Any]], method: str, field: str) -> dict[str, list[float]]:
-    chosen = [row for row in rows if row["method"] == method and row[field] is not None]
-    return {roi: [float(row[field]) for row in group] for roi, group in grouped(chosen, _roi).items()}
 
 
 def _roi(row: Mapping[str, Any]) -> str:

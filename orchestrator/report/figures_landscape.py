@@ -85,7 +85,8 @@ def _n_axes(content: Mapping[str, Any]) -> int:
     return min(3, len(content["imaginary"]))
 
 
-def _title(content: Mapping[str, Any], axis: int) -> str:
+def axis_name(content: Mapping[str, Any], axis: int) -> str:
+    """``axis 2 (imaginary)``."""
     return f"axis {axis + 1}" + (" (imaginary)" if content["imaginary"][axis] else "")
 
 
@@ -105,8 +106,8 @@ def _layout(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
             "cmax": max(networks, default=1),
             "colorbar": _colour_bar(),
         },
-        "xaxis": {"title": {"text": _title(content, 0)}},
-        "yaxis": {"title": {"text": _title(content, 1)}},
+        "xaxis": {"title": {"text": axis_name(content, 0)}},
+        "yaxis": {"title": {"text": axis_name(content, 1)}},
     }
 
 
@@ -129,7 +130,7 @@ def _menus(traces: list[Any], n_methods: int, content: Mapping[str, Any]) -> lis
             "method": "update",
             "args": [
                 {"x": [trace.meta[x] for trace in traces], "y": [trace.meta[y] for trace in traces]},
-                {"xaxis.title.text": _title(content, x), "yaxis.title.text": _title(content, y)},
+                {"xaxis.title.text": axis_name(content, x), "yaxis.title.text": axis_name(content, y)},
             ],
         }
         for x, y in PLANES

@@ -26,6 +26,13 @@ def mean(rows: Iterable[Row], field: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def values_by(rows: Iterable[Row], method: str, field: str, place: str) -> dict[str, list[float]]:
+    """Values of one method that there are, by the ``roi`` or ``roi_group`` of their rows."""
+    chosen = [row for row in rows if row["method"] == method and row.get(field) is not None]
+    by_place = grouped(chosen, lambda row: str(row[place]))
+    return {name: [float(row[field]) for row in same] for name, same in by_place.items()}
+
+
 def total(rows: Iterable[Row], field: str) -> int:
     """Sum of whole numbers."""
     return sum(int(row[field]) for row in rows)

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from orchestrator.report.drawing import GROUP_COLOURS, METHOD_MARKERS, SEQUENTIAL, draw, name_methods
-from orchestrator.report.figures_landscape import interactive_landscape
+from orchestrator.report.figures_landscape import axis_name, interactive_landscape
 from orchestrator.report.grouping import by_known
 from orchestrator.report.parts import Column, Picture, Section, Table
 from orchestrator.report.results import Results
@@ -39,11 +39,6 @@ def landscape_section(results: Results) -> Section:
         "points that lie apart there are nearer to each other than they look. The star is the true labels."
     )
     return Section("landscape", title, lead, tuple(pictures), tuple(tables), interactive=interactive)
-
-
-def axis_name(content: Mapping[str, Any], axis: int) -> str:
-    """``axis 2 (imaginary)``."""
-    return f"axis {axis + 1}" + (" (imaginary)" if content["imaginary"][axis] else "")
 
 
 def _points(content: Mapping[str, Any]) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[bool]]:

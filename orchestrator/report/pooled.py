@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.report.drawing import dots_height, draw, method_series, paint_dots
-from orchestrator.report.grouping import difference, grouped, mean, methods_of, rois_of, with_target_parts
+from orchestrator.report.grouping import difference, grouped, mean, methods_of, rois_of, values_by, with_target_parts
 from orchestrator.report.parts import Cell, Column, Picture, Section, Table
 from orchestrator.report.results import Results
 from orchestrator.report.transfer import source_name
@@ -75,12 +75,7 @@ def _matched(pooled: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
 
 def _picture(rows: Sequence[Row]) -> Picture:
     rois, methods = rois_of(rows), methods_of(rows)
-    series = []
-    for method in methods:
-        by_roi = grouped([row for row in rows if row["method"] == method], lambda row: str(row["roi"]))
-        series.append(
-            method_series(method, {roi: [float(row["test_r"]) for row in group] for roi, group in by_roi.items()})
-        )
+    series = [method_series(method, values_by(rows, method, "test_r", "roi")) for method in methods]
     caption = "Test r of pooled and of specific networks: a small mark for each target, the large one is their mean."
     return draw(
         "pooled_test_r",

@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from orchestrator.report.drawing import dots_height, draw, method_series, other_series, paint_dots
-from orchestrator.report.grouping import difference, grouped, groups_of, mean, methods_of
+from orchestrator.report.drawing import dots_height, draw, mark_value, method_series, other_series, paint_dots
+from orchestrator.report.grouping import difference, groups_of, mean, methods_of, values_by
 from orchestrator.report.parts import Cell, Column, Picture, Section, Table
 from orchestrator.report.results import Results
 
@@ -39,29 +39,18 @@ def _grouped_rows(content: Mapping[str, Any]) -> tuple[list[Row], float | None]:
 def _accuracy_picture(name: str, content: Mapping[str, Any]) -> Picture:
     rows, untuned = _grouped_rows(content)
     groups, methods = groups_of(rows), methods_of(rows)
-    series = [method_series(method, _by_group(rows, method, "accuracy")) for method in methods]
+    series = [method_series(method, values_by(rows, method, "accuracy", "roi_group")) for method in methods]
 
     def paint(figure: Figure) -> None:
         axes = paint_dots(figure, groups, series, f"accuracy on {name}")
         for value, word in ((content["chance"], "chance"), (untuned, "untuned")):
             if value is not None:
-                axes.axvline(value, color="#222222", linewidth=0.9, linestyle="-" if word == "untuned" else ":")
-                axes.annotate(
-                    word, (value, 1), (3, 2), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8
-                )
+                mark_value(axes, value, word, "-" if word == "untuned" else ":")
 
     caption = (
         f"Accuracy on {name} ({content['n_classes']} classes): a small mark for each network, large ones are means."
     )
     return draw(f"classification_{name}", caption, dots_height(len(groups), len(methods)), paint)
-
-
-def _by_group(rows: Sequence[Row], method: str, field: str) -> dict[str, list[float]]:
-    chosen = [row for row in rows if row["method"] == method and row.get(field) is not None]
-    return {
-        group: [float(row[field]) for row in same]
-        for group, same in grouped(chosen, lambda row: str(row["roi_group"])).items()
-    }
 
 
 def _accuracy_table(results: Results, name: str, content: Mapping[str, Any]) -> Table:
@@ -118,7 +107,7 @@ def information_section(results: Results) -> Section:
 
 def _bits_picture(rows: Sequence[Row]) -> Picture:
     groups, methods = groups_of(rows), methods_of(rows)
-    series = [method_series(method, _by_group(rows, method, "bits")) for method in methods]
+    series = [method_series(method, values_by(rows, method, "bits", "roi_group")) for method in methods]
     limits = sorted({round(float(row["limit_bits"]), 2) for row in rows if row.get("limit_bits") is not None})
     most = f"{limits[0]:g}" if len(limits) == 1 else f"{limits[0]:g} to {limits[-1]:g}" if limits else "unknown"
     caption = f"Bits per ROI group; this estimate cannot exceed log2 of the number of test stimuli ({most} bits)."
@@ -138,7 +127,7 @@ def _retrieval_picture(rows: Sequence[Row], rank: int) -> Picture:
         values = {
             f"{group} {method}": found
             for method in methods
-            for group, found in _by_group(rows, method, f"{way}_top{rank}").items()
+            for group, found in values_by(rows, method, f"{way}_top{rank}", "roi_group").items()
         }
         series.append(other_series(place, words, values))
     labels = [label for label in labels if any(label in one.values for one in series)]
@@ -149,15 +138,7 @@ def _retrieval_picture(rows: Sequence[Row], rank: int) -> Picture:
             figure, labels, series, f"share found among the nearest {rank}" if rank > 1 else "share found first"
         )
         if chance is not None:
-            axes.axvline(chance, color="#222222", linewidth=0.9, linestyle=":")
-            axes.annotate(
-                "chance",
-                (chance, 1),
-                (3, 2),
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points",
-                fontsize=8,
-            )
+            mark_value(axes, chance, "chance", ":")
         axes.set_xlim(left=0)
 
     caption = f"Retrieval, top {rank}: a small mark for each network, large ones are means, the dotted line is chance."
