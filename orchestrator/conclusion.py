@@ -92,8 +92,9 @@ def _evaluate_all(name: str, storage: str, address: str | None, profile: str, as
     from orchestrator.report import write_report  # draws, and takes a while to import: no other sweep waits for it
 
     tasks = TaskRunner(console, as_json, address, profile)
-    select(name, storage, tasks)
-    result = evaluate(name, storage, tasks, EvaluationOptions())
+    with tasks.ray():
+        select(name, storage, tasks)
+        result = evaluate(name, storage, tasks, EvaluationOptions())
     page = write_report(name, storage, console)
     if not as_json:
         console.print(evaluation_table(result))
