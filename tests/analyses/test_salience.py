@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from tests.synthetic import planted_data, tiny_weights
@@ -23,6 +24,7 @@ from trainables.analyses.salience import (
 from trainables.data.responses import TargetData
 from trainables.encoding.features import extract_features
 from trainables.errors import ConfigError
+from trainables.evaluations.classification import classify, split_rows
 from trainables.evaluations.encoding import fit_encoder, predict_responses
 from trainables.models.backbone import Backbone, backbone_spec, build_backbone
 from trainables.models.images import normalised_batch
@@ -102,6 +104,37 @@ def test_a_linear_score_at_the_layer_itself_has_a_closed_form(data: TargetData, 
         np.testing.assert_allclose(map_, _enlarged(expected), rtol=1e-3, atol=1e-4 * coarse.max())
 
 
+def test_a_classifier_gives_classes_to_a_network_that_is_cut(data: TargetData) -> None:
+    """Its map is that of the network with the classifier as its last layer, written out with autograd."""
+    model, stimuli = _tiny("features.3"), data.train.stimuli
+    labels = _labels(len(stimuli)) % 4
+    scores = classify(model, stimuli, labels, n_classes=5, layer="classifier.2")
+    classifier = scores.classifier
+    assert (scores.layer, classifier.layer) == ("features.3", "features.3"), "the deepest that there is"
+    found = salience_maps(model, class_score(model, labels, classifier), stimuli, ROWS, layer="features.1")
+    features = extract_features(model, stimuli, np.arange(len(stimuli)), ["features.3"])["features.3"]
+    probabilities = torch.softmax(classifier.logits(features), dim=1).numpy()
+    np.testing.assert_allclose(probabilities[scores.test_rows], scores.probabilities, atol=1e-5)
+    weight, intercept = classifier.fit.weights[:, :4], classifier.fit.intercepts[:4]
+    fitted, _ = split_rows(len(stimuli))
+    last = nn.Linear(12 * 16, 4)
+    scaler = StandardScaler().fit(features[fitted].numpy())
+    scale = torch.from_numpy(scaler.scale_).float()
+    last.weight.data = (weight / scale[:, None]).T
+    last.bias.data = intercept - torch.from_numpy(scaler.mean_).float() @ (weight / scale[:, None])
+    images = normalised_batch(stimuli, ROWS, model.spec, torch.device("cpu"))
+    for image, row, map_ in zip(images, ROWS, found.maps, strict=True):
+        activation = dict(model.stages)["features.1"](dict(model.stages)["features.0"](image[None])).detach()
+        leaf = activation.requires_grad_()
+        deeper = torch.relu(dict(model.stages)["features.2"](leaf)).flatten(1)
+        (gradient,) = torch.autograd.grad(last(deeper)[0, labels[row]], leaf)
+        coarse = (gradient[0].mean(dim=(1, 2), keepdim=True) * leaf[0]).sum(dim=0).clamp_min(0).detach().numpy()
+        np.testing.assert_allclose(map_, _enlarged(coarse), rtol=1e-3, atol=1e-4 * max(coarse.max(), 1e-6))
+    assert found.maps.max() > 0
+    with pytest.raises(ConfigError, match="the classifier has classes 0 to 4"):
+        class_score(model, labels + 2, classifier)
+
+
 def test_hires_cam_keeps_places_that_grad_cam_averages_away() -> None:
     """A single weight in one corner: hires-cam sees the corner, Grad-CAM wherever the channel is active."""
     activations = torch.ones(1, 2, 4, 4)
@@ -153,7 +186,7 @@ def test_alexnet_is_read_at_its_last_pooling() -> None:
 
 def test_refusals(data: TargetData) -> None:
     labels = _labels(len(data.train.stimuli))
-    with pytest.raises(ConfigError, match="no class outputs; use response_score"):
+    with pytest.raises(ConfigError, match="no class outputs; give a classifier"):
         class_score(_tiny("features.3"), labels)
     with pytest.raises(ConfigError, match="classes 0 to 19"):
         class_score(_tiny(), labels + 1)

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from trainables.encoding.linear import LinearEncoder
 from trainables.errors import ConfigError
+from trainables.evaluations.classification import Classifier
 from trainables.models.backbone import Backbone
 from trainables.models.images import Stimuli, normalised_batch
 
@@ -55,30 +56,34 @@ class SalienceMaps:
     """``grad-cam`` or ``hires-cam``."""
 
 
-def class_score(model: Backbone, labels: NDArray[np.int64]) -> Score:
-    """The logit of each stimulus's true class.
+def class_score(model: Backbone, labels: NDArray[np.int64], classifier: Classifier | None = None) -> Score:
+    """The logit of each stimulus's true class, of a classifier on the network's features or of its own output.
 
-    It means what it says for networks whose output is still that of the classifier; tuning at the cutoff ``output``
-    changes the output along with everything else.
+    The own output means what it says for networks whose output is still that of the classifier; tuning at the cutoff
+    ``output`` changes the output along with everything else.
 
     Args:
-        model: the whole network, with its output layer.
+        model: the network; without a classifier the whole one, with its output layer.
         labels: true class of every stimulus, ``[n_stimuli]``, in the order of the stimuli's rows.
+        classifier: fitted to features of this network (`trainables.evaluations.classification`).
 
     Raises:
-        ConfigError: the network is cut before its output layer, or a label outside its classes.
+        ConfigError: without a classifier, a network that is cut before its output layer; a label outside the classes.
     """
     output, n_classes = list(model.spec.readout_layers.items())[-1]
+    owner = model.spec.name
+    if classifier is not None:
+        output, n_classes, owner = classifier.layer, classifier.fit.weights.shape[1], "the classifier"
     if output not in model.readout_layers:
         raise ConfigError(
-            f"the network is cut at {model.cutoff} and has no class outputs; use response_score, or a cutoff at output"
+            f"the network is cut at {model.cutoff} and has no class outputs; give a classifier fitted to its features, "
+            "or use response_score"
         )
     if len(labels) and not (labels.min() >= 0 and labels.max() < n_classes):
-        raise ConfigError(
-            f"labels are {labels.min()} to {labels.max()}; {model.spec.name} has classes 0 to {n_classes - 1}"
-        )
+        raise ConfigError(f"labels are {labels.min()} to {labels.max()}; {owner} has classes 0 to {n_classes - 1}")
 
-    def values(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    def values(features: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        logits = features if classifier is None else classifier.logits(features)
         truth = torch.as_tensor(labels[rows], dtype=torch.int64, device=logits.device)
         return logits.gather(1, truth[:, None])[:, 0]
 

@@ -30,6 +30,27 @@ _TEST_FROM, _VAL_FROM = 0.85, 0.70
 
 
 @dataclass(frozen=True, eq=False)
+class Classifier:
+    """What was fitted: standardisation and logistic regression of the features at one readout layer."""
+
+    layer: str
+    """The readout layer."""
+    mean: Tensor
+    """Of each feature over the fitted images, float32 ``[n_features]``."""
+    scale: Tensor
+    """What each centred feature is divided by, float32 ``[n_features]``."""
+    fit: LogisticFit
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logit of each class, ``[n, n_classes]``, differentiable in the features ``[n, n_features]``; minus infinity
+        for a class that the fit never saw.
+        """
+        fit, device = self.fit, features.device
+        standardised = (features.float() - self.mean.to(device)) / self.scale.to(device)
+        return torch.addmm(fit.intercepts.to(device), standardised, fit.weights.to(device))
+
+
+@dataclass(frozen=True, eq=False)
 class ClassificationScores:
     """How well a classifier on one network's features names the classes of images that it was not fitted to."""
 
@@ -55,6 +76,8 @@ class ClassificationScores:
     """Their true classes, ``[n_test]``."""
     converged: bool
     """Whether the classifier's fit reached its minimum."""
+    classifier: Classifier
+    """What the scores are of."""
 
 
 def classify(
@@ -93,7 +116,7 @@ def classify(
     chosen = layer if layer in model.readout_layers else model.readout_layers[-1]
     rows = np.concatenate([fitted_rows, scored_rows])
     features = extract_features(model, images, rows, [chosen], precision=precision)[chosen]
-    standardise(features, len(fitted_rows))
+    mean, scale = standardise(features, len(fitted_rows))
     fit = _fit(features[: len(fitted_rows)], truth[fitted_rows], n_classes)
     probabilities = fit.probabilities(features[len(fitted_rows) :]).cpu().numpy()
     seen = truth[rows]
@@ -109,6 +132,7 @@ def classify(
         test_rows=scored_rows,
         labels=truth[scored_rows],
         converged=fit.converged,
+        classifier=Classifier(chosen, mean, scale, fit),
     )
 
 
@@ -133,15 +157,20 @@ def split_rows(n: int, part: Part = "test", seed: int = 0) -> tuple[NDArray[np.i
     return np.sort(fitted), np.sort(scored)
 
 
-def standardise(features: Tensor, n_fitted: int) -> None:
+def standardise(features: Tensor, n_fitted: int) -> tuple[Tensor, Tensor]:
     """Shift and scale in place to mean 0 and standard deviation 1 over the first ``n_fitted`` rows.
 
     A feature that does not vary over them is only shifted, as by scikit-learn's ``StandardScaler``.
+
+    Returns:
+        What was subtracted from each feature and what it was then divided by, ``[n_features]`` each.
     """
     fitted = features[:n_fitted]
     deviation, mean = torch.std_mean(fitted, dim=0, correction=0)
     varies = fitted.amax(dim=0) > fitted.amin(dim=0)
-    features.sub_(mean).div_(torch.where(varies, deviation, 1.0))
+    scale = torch.where(varies, deviation, 1.0)
+    features.sub_(mean).div_(scale)
+    return mean, scale
 
 
 def _fit(features: Tensor, labels: NDArray[np.int64], n_classes: int) -> LogisticFit:
