@@ -24,6 +24,7 @@ from orchestrator.report.drawing import (
     plain_numbers,
 )
 from orchestrator.report.importance import LEAST_TRIALS, Importance, importances, studies_by_group
+from orchestrator.report.pareto import pareto_parts
 from orchestrator.report.parts import Cell, Column, Picture, Section, Table
 from orchestrator.report.results import Results
 
@@ -49,9 +50,10 @@ def search_section(results: Results) -> Section:
     if not tried:
         return Section("search", title, missing=(f"No tuned trial has a score yet: {results.resume} goes on.",))
     shares = importances(results)
-    pictures = [_importance_picture(shares)] if shares else []
+    pictures, tables = pareto_parts(results)
+    pictures += [_importance_picture(shares)] if shares else []
     pictures += [_slices(results, method, group, trials) for (method, group), trials in tried.items()]
-    tables = [_importance_table(results, shares)] if shares else []
+    tables += [_importance_table(results, shares)] if shares else []
     tables.append(_settings_table(results, tried))
     few = sorted({f"{method}, {group}" for method, group in tried} - {f"{s.method}, {s.roi_group}" for s in shares})
     missing = (f"Fewer than {LEAST_TRIALS} complete trials, so no importance: {'; '.join(few)}.",) if few else ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,22 +13,14 @@ from orchestrator.report.comparisons import interval_of
 from orchestrator.report.encoding import leaderboard_section, methods_section
 from orchestrator.report.importance import importances
 from orchestrator.report.page import make_sections
-from orchestrator.report.parts import Section, Table
+from orchestrator.report.parts import Section
 from orchestrator.report.pooled import pooled_section
 from orchestrator.report.published import ENCODING, published_section
 from orchestrator.report.results import Results, read_results
 from orchestrator.report.transfer import transfer_section
 from orchestrator.storage import read_json
 from tests.orchestrator.report_results import GROUPS, Maker, Size
-
-
-def only_table(section: Section, name: str) -> Table:
-    (table,) = [table for table in section.tables if table.name == name]
-    return table
-
-
-def records(table: Table) -> list[dict[str, Any]]:
-    return [dict(zip([c.heading for c in table.columns], row, strict=True)) for row in table.rows]
+from tests.orchestrator.tables import only_table, records
 
 
 def test_leaderboard_holds_the_best_trials(made: Maker, results: Results) -> None:
