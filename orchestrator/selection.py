@@ -1,11 +1,12 @@
 """Chooses the best trial of every target and method by validation score, and puts it into the model registry.
 
-A registered model predicts the responses of one subject; networks of several are chosen and evaluated all the same.
+A registered model predicts the responses of one subject. A network of all subjects is registered for each of them, with
+that subject's own encoding model; networks that leave a subject out are for that subject, see `evaluate`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from upath import UPath
@@ -42,6 +43,37 @@ class Selected:
     def key(self) -> StudyKey:
         """The study that it won."""
         return StudyKey(Target.from_dict(self.target), self.method)
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What one registered model is made of."""
+
+    selected: Selected
+    """Of the one subject that it predicts; the trial is that of the network, which may be a pooled one's."""
+    winner: Selected
+    """Whose network it is."""
+
+    @property
+    def artifact(self) -> str:
+        """Folder among the artifacts of the trial's run, where a pooled network's models lie side by side."""
+        pooled = self.winner.key.target.is_pooled
+        return f"model-{self.selected.key.target.subjects[0]}" if pooled else "model"
+
+
+def registrations(ledger: Ledger, chosen: list[Selected]) -> list[Registration]:
+    """A model for each winner and subject. No pooled network is a champion: those are the best of their own target."""
+    found = []
+    for winner in chosen:
+        target = winner.key.target
+        if not target.is_pooled:
+            found.append(Registration(winner, winner))
+        elif target in ledger.plan.pools:
+            record = next(r for r in ledger.study_records(winner.key) if r.number == winner.number)
+            for subject, val_r in record.details["r_by_subject"].items():
+                own = target.of_subject(subject).to_dict()
+                found.append(Registration(replace(winner, target=own, val_r=val_r, champion=False), winner))
+    return found
 
 
 def choose(ledger: Ledger) -> list[Selected]:
@@ -96,22 +128,24 @@ def select(name: str, storage_uri: str, tasks: TaskRunner) -> list[dict[str, Any
     storage, ledger = open_sweep(name, storage_uri)
     chosen = choose(ledger)
     registry = Registry(Projection(ledger, storage.artifacts_uri))
-    single = [selected for selected in chosen if not selected.key.target.is_pooled]
-    todo = [selected for selected in single if not registry.holds(selected.key, selected.trial)]
+    models = registrations(ledger, chosen)
+    todo = [model for model in models if not registry.holds(model.selected.key, model.selected.trial)]
     if todo:
         _build_predictors(storage, ledger, todo, tasks)
-        for selected in todo:
-            registry.register(selected.key, asdict(selected), storage.model_dir(selected.key.target, selected.method))
+        for model in todo:
+            selected = model.selected
+            place = storage.model_dir(selected.key.target, selected.method)
+            registry.register(selected.key, asdict(selected), place, model.artifact)
             if not tasks.quiet:
                 tasks.console.print(
                     f"registered {registry.model_name(selected.key.target)}: {selected.method} ({selected.trial})",
                     soft_wrap=True,
                 )
-    for selected in single:
-        registry.point(selected.key, selected.trial, selected.champion)
+    for model in models:
+        registry.point(model.selected.key, model.selected.trial, model.selected.champion)
     write_json(storage.selection_file, [asdict(selected) for selected in chosen])
     if not tasks.quiet:
-        champions = sum(selected.champion for selected in single)
+        champions = sum(model.selected.champion for model in models)
         tasks.console.print(
             f"{len(chosen)} models selected by validation score, {champions} with the alias `champion`.",
             soft_wrap=True,
@@ -130,23 +164,23 @@ def read_selection(storage: SweepStorage) -> list[Selected]:
     return [Selected(**entry) for entry in read_json(storage.selection_file)]
 
 
-def _build_predictors(storage: SweepStorage, ledger: Ledger, todo: list[Selected], tasks: TaskRunner) -> None:
+def _build_predictors(storage: SweepStorage, ledger: Ledger, todo: list[Registration], tasks: TaskRunner) -> None:
     plan = ledger.plan
     jobs = [
         {
             "data": plan.data,
-            "target": selected.target,
-            "readout_layer": selected.readout_layer,
+            "target": model.selected.target,
+            "readout_layer": model.selected.readout_layer,
             "split_seed": plan.split_seed,
             "weights": str(storage.weights_file),
-            "tuned": weights_of(storage, ledger, selected),
+            "tuned": weights_of(storage, ledger, model.winner),
             "split_digest": plan.split_digest,
             "protocol": plan.protocol,
             "encoder": plan.encoder,
             "backbone": plan.backbone,
-            "place": str(storage.model_dir(selected.key.target, selected.method)),
+            "place": str(storage.model_dir(model.selected.key.target, model.selected.method)),
             "provenance": {
-                **asdict(selected),
+                **asdict(model.selected),
                 "dataset": plan.dataset,
                 "protocol": plan.protocol,
                 "weights": {"source": plan.weights_source, "digest": plan.weights_digest},
@@ -154,7 +188,7 @@ def _build_predictors(storage: SweepStorage, ledger: Ledger, todo: list[Selected
                 "git_commit": plan.git_commit,
             },
         }
-        for selected in todo
+        for model in todo
     ]
     for _ in tasks.run(build_predictor, jobs, "fitting encoding models"):
         pass

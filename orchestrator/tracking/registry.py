@@ -1,6 +1,6 @@
 """The model registry: one registered model per target, a version per selected trial, an alias per method.
 
-The alias ``champion`` points at the best method of its target by validation score.
+The alias ``champion`` points at the best method of its target by validation score, pooled ones left out.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Registry:
                 return str(version.version)
         return None
 
-    def register(self, key: StudyKey, selected: dict[str, Any], predictor: UPath) -> None:
-        """Log the predictor under its trial's run and make it a version.
+    def register(self, key: StudyKey, selected: dict[str, Any], predictor: UPath, artifact: str = "model") -> None:
+        """Log the predictor under its trial's run, in the folder ``artifact``, and make it a version.
 
         Raises:
             StorageError: MLflow does not know the trial, or cannot be written.
@@ -79,10 +79,10 @@ class Registry:
             with tempfile.TemporaryDirectory() as folder:
                 model = Path(folder) / "model"
                 _save_pyfunc(model, predictor)
-                self.client.log_artifacts(run_id, str(model), "model")
+                self.client.log_artifacts(run_id, str(model), artifact)
             self._ensure_model(name, key)
             run = self.client.get_run(run_id)
-            source = f"{run.info.artifact_uri}/model"
+            source = f"{run.info.artifact_uri}/{artifact}"
             self.client.create_model_version(name, source=source, run_id=run_id, tags=tags)
             self.client.set_tag(run_id, "selected", "true")
 
