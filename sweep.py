@@ -132,7 +132,11 @@ def select(name: str, profile: str, address: str | None, storage: str, as_json: 
     show_default=True,
     help="encoding, transfer, information, classification, landscape, salience, or all.",
 )
-@option("--labelled", multiple=True, help="Labelled image set for classification and landscape; can be repeated.")
+@option(
+    "--labelled",
+    multiple=True,
+    help="Labelled image set for classification, landscape and the salience of classes; can be repeated.",
+)
 @option("--external", help="Another data set: transfer to its subjects too.")
 @profile_option
 @address_option

@@ -39,7 +39,7 @@ class EvaluationOptions:
 
     evaluations: tuple[str, ...] = DEFAULT
     labelled: tuple[str, ...] = ()
-    """Labelled image sets for classification and landscape."""
+    """Labelled image sets for classification, landscape and the salience of classes."""
     external: str | None = None
     """Another data set for transfer."""
 
@@ -142,6 +142,8 @@ def _further(
         classify_networks(storage, plan, networks, options.labelled, tasks, head)
         landscapes(storage, networks, head)
     if evaluation == "salience":
+        if options.labelled:
+            classify_networks(storage, plan, networks, options.labelled, tasks, head, maps=True)
         return [salience_of_networks(storage, plan, cells, tasks, head)]
     return []
 

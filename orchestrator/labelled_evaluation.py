@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
+from orchestrator.class_maps import class_maps_base, has_class_maps, write_class_maps
 from orchestrator.comparisons import finite
 from orchestrator.networks import Network, build_network
 from orchestrator.plan import SweepPlan
@@ -33,8 +34,12 @@ def classify_networks(
     labelled: Sequence[str],
     tasks: TaskRunner,
     head: dict[str, Any],
+    *,
+    maps: bool = False,
 ) -> list[dict[str, Any]]:
     """Score every network on every labelled set, those that are not scored yet; rows for MLflow.
+
+    Scoring leaves salience maps, too; with ``maps`` a network that was scored without them is scored again.
 
     Raises:
         CortexSweepError: images or models are missing.
@@ -52,18 +57,13 @@ def classify_networks(
         digest = _digest(images)
         former = sets.get(images.name, {})
         known = {row["network"]: row for row in former.get("rows", [])} if former.get("digest") == digest else {}
-        todo = [network for network in networks if network.name not in known]
-        jobs = [
-            {
-                "root": place,
-                "weights": str(storage.weights_file),
-                "backbone": plan.backbone,
-                "cutoff": plan.cutoffs[-1],
-                "tuned": network.tuned,
-                "place": str(_probabilities_file(storage, images.name, network.name)),
-            }
-            for network in todo
+        todo = [
+            network
+            for network in networks
+            if (row := known.get(network.name, {})).get("trial") != network.trial
+            or (maps and not has_class_maps(storage, images.name, network.name, row))
         ]
+        jobs = [_job(storage, plan, images.name, place, network) for network in todo]
         for index, found in tasks.run(classify_network, jobs, f"classification of {images.name}") if jobs else ():
             known[todo[index].name] = _identity(plan, todo[index]) | found
             rows = [known[network.name] for network in networks if network.name in known]
@@ -74,6 +74,18 @@ def classify_networks(
         logged += [row | {"set": images.name} for row in sets[images.name]["rows"] if row["trial"]]
     write_json(storage.evaluation_file("classification"), {**head, "sets": sets})
     return logged
+
+
+def _job(storage: SweepStorage, plan: SweepPlan, name: str, root: str, network: Network) -> dict[str, Any]:
+    return {
+        "root": root,
+        "weights": str(storage.weights_file),
+        "backbone": plan.backbone,
+        "cutoff": plan.cutoffs[-1],
+        "tuned": network.tuned,
+        "place": str(_probabilities_file(storage, name, network.name)),
+        "maps": str(class_maps_base(storage, name, network.name)),
+    }
 
 
 def _require_own_name(sets: dict[str, Any], name: str, root: str) -> None:
@@ -88,7 +100,8 @@ def _digest(images: LabelledImages) -> str:
     return hashlib.sha256(json.dumps([listed, images.class_names]).encode()).hexdigest()[:16]
 
 
-def _known_sets(storage: SweepStorage) -> dict[str, Any]:
+def known_sets(storage: SweepStorage) -> dict[str, Any]:
+    """What was classified so far, by name of the labelled set."""
     file = storage.evaluation_file("classification")
     return dict(read_json(file)["sets"]) if file.exists() else {}
 
@@ -98,7 +111,7 @@ def _current_sets(storage: SweepStorage, networks: Sequence[Network]) -> dict[st
     trials = {network.name: network.trial for network in networks}
     return {
         name: {**table, "rows": [row for row in table["rows"] if trials.get(row["network"]) == row["trial"]]}
-        for name, table in _known_sets(storage).items()
+        for name, table in known_sets(storage).items()
     }
 
 
@@ -118,19 +131,20 @@ def _probabilities_file(storage: SweepStorage, labelled: str, network: str) -> U
 
 
 def classify_network(
-    root: str, weights: str, backbone: str, cutoff: str, tuned: str | None, place: str, device: str
+    root: str, weights: str, backbone: str, cutoff: str, tuned: str | None, place: str, maps: str, device: str
 ) -> dict[str, Any]:
-    """Classify with one network's features and keep the class probabilities; the body of a Ray task."""
+    """Classify with one network's features and keep the class probabilities and a few maps; the body of a Ray task."""
     from trainables.data.files import default_cache_dir
     from trainables.data.labelled import decode_labelled, open_labelled
     from trainables.evaluations.classification import classify
 
     images = open_labelled(root)
-    network, _ = build_network(weights, backbone, cutoff, tuned)
+    pictures = decode_labelled(images, default_cache_dir())
+    network = build_network(weights, backbone, cutoff, tuned)[0].to(device)
     try:
         scores = classify(
-            network.to(device),
-            decode_labelled(images, default_cache_dir()),
+            network,
+            pictures,
             images.labels,
             n_classes=len(images.class_names),
             layer=network.spec.penultimate_layer,
@@ -143,7 +157,8 @@ def classify_network(
         np.save(buffer, array)
         write_whole(path, buffer.getvalue())
     names = ("layer", "accuracy", "chance", "n_train", "n_test", "n_classes", "converged")
-    return {name: getattr(scores, name) for name in names}
+    found = {name: getattr(scores, name) for name in names}
+    return found | {"class_maps": write_class_maps(network, scores, pictures, images.class_names, UPath(maps))}
 
 
 def landscapes(storage: SweepStorage, networks: Sequence[Network], head: dict[str, Any]) -> None:
@@ -152,7 +167,7 @@ def landscapes(storage: SweepStorage, networks: Sequence[Network], head: dict[st
     Raises:
         StorageError: no network was classified yet.
     """
-    sets = _known_sets(storage)
+    sets = known_sets(storage)
     if not sets:
         raise StorageError("nothing is classified yet; evaluate classification first")
     found = {}

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from upath import UPath
 
 from orchestrator.cells import Cell, CellKey
-from orchestrator.comparisons import finite
+from orchestrator.class_maps import class_gallery
+from orchestrator.labelled_evaluation import known_sets
+from orchestrator.lateralisation_evaluation import N_STIMULI, lateralisation_tables
 from orchestrator.networks import UNTUNED, build_network, places_of
+from orchestrator.overlays import GALLERY, overlay, write_overlays
 from orchestrator.plan import SweepPlan
-from orchestrator.storage import SweepStorage, reading_arrays, write_arrays, write_json, write_whole
+from orchestrator.storage import SweepStorage, reading_arrays, write_arrays, write_json
 from orchestrator.tasks import TaskRunner
 
-N_STIMULI = 200
-"""Test stimuli that maps are made for, at most."""
 IDENTITY = ("network", "method")
 """Of a job, for the tables alone."""
-GALLERY = 4
-"""Pictures with their maps in the report, for each network."""
 
 
 def salience_of_networks(
@@ -31,9 +29,10 @@ def salience_of_networks(
     tasks: TaskRunner,
     head: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Maps of every network of a single subject, at its readout layer; a test for every pair of hemispheres.
+    """Maps of every network of a single subject, at its readout layer; comparisons of the hemispheres.
 
-    The untuned network is read by the encoding models of each of its ROIs. Returns rows for MLflow (none).
+    The untuned network is read by the encoding models of each of its ROIs. Maps for classes of labelled pictures are
+    those that came with the classification of these networks. Returns rows for MLflow (none).
 
     Raises:
         CortexSweepError: data or models are missing.
@@ -45,7 +44,6 @@ def salience_of_networks(
             continue
         for hemisphere, roi in key.network.places or places_of(plan, key.subject):
             jobs.append(_job(storage, plan, key, cell, hemisphere, roi))
-    done = {}
     todo = [job for job in jobs if not UPath(job["place"]).exists()]
     for _ in (
         tasks.run(make_maps, [{n: v for n, v in job.items() if n not in IDENTITY} for job in todo], "salience maps")
@@ -53,13 +51,12 @@ def salience_of_networks(
         else ()
     ):
         pass
-    for job in jobs:
-        done[job["network"], job["subject"], job["roi"], job["hemisphere"]] = job
     content = {
         **head,
         "layer": sorted({_layer(UPath(job["place"])) for job in jobs}),
         "gallery": [_gallery_entry(job) for job in jobs],
-        "lateralisation": _lateralisation(plan, done),
+        "class_gallery": class_gallery(storage, known_sets(storage), [key.network for key in cells]),
+        **lateralisation_tables(storage, plan, cells, jobs, tasks),
     }
     write_json(storage.evaluation_file("salience"), content)
     return []
@@ -128,28 +125,14 @@ def make_maps(
     maps = salience_maps(model, score, pictures, places, kind=HIRES_CAM)
     mirror = salience_maps(model, score, mirrored(pictures), places, kind=HIRES_CAM)
     destination = UPath(place)
-    for index in range(min(GALLERY, len(rows))):
-        _write_overlay(_overlay(destination, index), pictures[index], maps.maps[index])
+    write_overlays(_overlays(destination), pictures[:GALLERY], maps.maps[:GALLERY])
     preference = side_preference(maps.maps, mirror.maps)
     # Last: it says that all is there.
     write_arrays(destination, preference=preference, ids=test.stimulus_ids[: len(rows)], layer=maps.layer)
 
 
-def _overlay(maps: UPath, index: int) -> UPath:
-    return maps.with_name(f"{maps.stem}-{index}.png")
-
-
-def _write_overlay(path: UPath, picture: np.ndarray[Any, Any], salience: np.ndarray[Any, Any]) -> None:
-    """The picture, dark where the map is low."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    share = salience / max(float(salience.max()), 1e-12)
-    pixels = picture * (0.25 + 0.75 * share[..., None])
-    buffer = BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
-    write_whole(path, buffer.getvalue())
+def _overlays(maps: UPath) -> UPath:
+    return maps.with_name(maps.stem)
 
 
 def _layer(path: UPath) -> str:
@@ -159,51 +142,7 @@ def _layer(path: UPath) -> str:
 
 def _gallery_entry(job: dict[str, Any]) -> dict[str, Any]:
     maps = UPath(job["place"])
-    overlays = [_overlay(maps, index) for index in range(GALLERY)]
+    overlays = [overlay(_overlays(maps), index) for index in range(GALLERY)]
     images = [f"salience/{path.parent.name}/{path.name}" for path in overlays if path.exists()]
     kept = ("network", "method", "subject", "roi", "hemisphere")
     return {name: job[name] for name in kept} | {"images": images}
-
-
-def _lateralisation(plan: SweepPlan, done: Mapping[tuple[str, str, str, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Right less left hemisphere's networks, paired over stimuli, for each subject, ROI and method.
-
-    Above 0: the right hemisphere weighs the left visual field more, as it should.
-    """
-    from trainables.analyses.statistics import compare_over
-
-    by_pair: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
-    for job in done.values():
-        by_pair.setdefault((job["subject"], job["roi"], job["method"]), {})[job["hemisphere"]] = job
-    pairs = {pair: sides for pair, sides in by_pair.items() if len(sides) == 2}
-    scores = {"/".join(pair): _both(sides["rh"], sides["lh"]) for pair, sides in pairs.items()}
-    scores = {name: both for name, both in scores.items() if len(both[0])}  # maps without any mass say nothing
-    if not scores:
-        return []
-    compared = compare_over(scores, protocol=f"{plan.protocol}; pairs are stimuli")
-    lines = []
-    for pair in pairs:
-        if "/".join(pair) not in compared:
-            continue
-        subject, roi, method = pair
-        found = asdict(compared["/".join(pair)])
-        line = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
-        lines.append(
-            {"pair": f"{subject} {roi} {method}: rh - lh", "subject": subject, "roi": roi}
-            | {"roi_group": plan.roi_groups[roi], "method": method}
-            | {name: finite(value) for name, value in line.items()}
-        )
-    return lines
-
-
-def _both(right: dict[str, Any], left: dict[str, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Preferences on the stimuli of which both networks' maps have mass."""
-    ours, theirs = _preference(right), _preference(left)
-    usable = np.isfinite(ours) & np.isfinite(theirs)
-    return ours[usable], theirs[usable]
-
-
-def _preference(job: dict[str, Any]) -> np.ndarray[Any, Any]:
-    path = UPath(job["place"])
-    with reading_arrays(path) as archive:
-        return np.asarray(archive["preference"])

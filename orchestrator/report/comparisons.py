@@ -13,6 +13,7 @@ from trainables.analyses.statistics import compare_paired
 COLUMNS = (
     ("name", "comparison", ""),
     ("pair", "pair", ""),
+    ("network", "network", ""),
     ("roi_group", "ROI group", ""),
     ("roi", "ROI", ""),
     ("hemisphere", "hemisphere", ""),
@@ -21,6 +22,7 @@ COLUMNS = (
     ("mean_difference", "mean difference", "+.4f"),
     ("low", "95 % from", "+.4f"),
     ("high", "95 % to", "+.4f"),
+    ("spread", "spread of exchanges", ".4f"),
     ("interval_over", "interval over", ""),
     ("t", "t", ".2f"),
     ("p", "p", ".3g"),
@@ -28,6 +30,7 @@ COLUMNS = (
     ("p_corrected", "p corrected", ".3g"),
     ("p_sign_flip_corrected", "p sign flip corrected", ".3g"),
     ("n", "n", ""),
+    ("layer", "layer", ""),
     ("correction", "correction", ""),
     ("protocol", "protocol", ""),
 )

@@ -9,9 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from orchestrator.report.comparisons import comparison_table, interval_of, interval_of_row
-from orchestrator.report.drawing import WIDTH_INCHES, dots_height, draw, method_series, paint_dots
-from orchestrator.report.grouping import grouped, methods_of, rois_of
+from orchestrator.report.drawing import WIDTH_INCHES, draw
+from orchestrator.report.lateralisation import lateralisation_parts
 from orchestrator.report.parts import Picture, Section, Tile
 from orchestrator.report.results import Results
 from trainables.config import METHODS
@@ -23,27 +22,40 @@ THUMBNAIL_PIXELS = 192
 
 
 def salience_section(results: Results) -> Section:
-    """A gallery, and the lateralisation of left- and right-hemisphere networks."""
+    """A gallery, and the three comparisons of the hemispheres."""
     title = "Salience"
     if results.files["salience"] is None:
         return Section("salience", title, missing=(results.command("salience"),))
     entries = _side_by_side(results.rows("salience", "gallery"), [target.roi for target in results.plan.targets])
-    gallery, lost = _gallery(results, entries[:MOST_NETWORKS])
-    sides = results.rows("salience", "lateralisation")
-    pictures = (_sides_picture(sides),) if sides else ()
+    classes = results.rows("salience", "class_gallery")
+    shown = [_response_tile(entry) for entry in entries[:MOST_NETWORKS]]
+    shown += [_class_tile(entry) for entry in classes[:MOST_NETWORKS]]
+    gallery, lost = _gallery(results, shown)
+    pictures, tables, lacking = lateralisation_parts(results)
     sheet = _sheet(gallery) if gallery else None
     missing = [f"{place} is missing in the evaluation folder. {results.command('salience')}" for place in lost[:3]]
-    if not sides:
-        missing.append("No lateralisation: it needs networks of both hemispheres of a subject and ROI.")
+    if not classes:
+        missing.append(f"No maps for classes. {results.command('salience', ' --labelled DIR')}")
+    missing += lacking
     layer = (results.files["salience"] or {})["layer"]
     layers = layer if isinstance(layer, str) else ", ".join(layer)
     lead = f"Salience maps at {layers}: a picture stays bright where what the network predicts comes from."
-    if len(entries) > MOST_NETWORKS:
-        lead += f" {MOST_NETWORKS} of {len(entries)} networks are shown; all are in evaluation/salience."
-    note = "Preference for the left visual field: of the right hemisphere's model less that of the left hemisphere's."
-    basis = results.basis("salience")
-    tables = (comparison_table("lateralisation", "Lateralisation", basis, sides, note),) if sides else ()
-    return Section("salience", title, lead, pictures, tables, tuple(missing), tuple(gallery), sheet)
+    if classes:
+        lead += " Grad-CAM for the true class: where the logit of a classifier on the network's features comes from."
+    if max(len(entries), len(classes)) > MOST_NETWORKS:
+        counts = f"{len(entries)} of responses and {len(classes)} of classes"
+        lead += f" {MOST_NETWORKS} of each are shown, of {counts}; all are in evaluation/salience."
+    return Section("salience", title, lead, tuple(pictures), tuple(tables), tuple(missing), tuple(gallery), sheet)
+
+
+def _response_tile(entry: Row) -> tuple[str, str, Row]:
+    """Name, caption and entry of a line of the gallery."""
+    return str(entry["network"]), str(entry["network"]), entry
+
+
+def _class_tile(entry: Row) -> tuple[str, str, Row]:
+    what = f"Grad-CAM at {entry['layer']} for {', '.join(entry['classes'])} ({entry['set']})"
+    return f"class_{entry['set']}_{entry['network']}", f"{entry['network']}: {what}", entry
 
 
 def _side_by_side(entries: Sequence[Row], rois: Sequence[str]) -> list[Row]:
@@ -58,18 +70,19 @@ def _side_by_side(entries: Sequence[Row], rois: Sequence[str]) -> list[Row]:
     return sorted(entries, key=place)
 
 
-def _gallery(results: Results, entries: Sequence[Row]) -> tuple[list[Tile], list[str]]:
-    """Small images of each network, and those that are not there."""
+def _gallery(results: Results, lines: Sequence[tuple[str, str, Row]]) -> tuple[list[Tile], list[str]]:
+    """Small images of each line, and those that are not there."""
     tiles, lost = [], []
-    for entry in entries:
-        name, found = str(entry["network"]), []
+    for name, caption, entry in lines:
+        found = []
         for number, place in enumerate(entry["images"][:MOST_IMAGES]):
             content = results.image(place)
             if content is None:
                 lost.append(str(place))
             else:
-                found.append(Picture(f"salience_{name}_{number}", f"{name}, picture {number + 1}", _thumbnail(content)))
-        tiles.append(Tile(name, tuple(found)))
+                what = f"{caption}, picture {number + 1}"
+                found.append(Picture(f"salience_{name}_{number}", what, _thumbnail(content)))
+        tiles.append(Tile(caption, tuple(found)))
     return [tile for tile in tiles if tile.pictures], lost
 
 
@@ -98,32 +111,3 @@ def _sheet(gallery: Sequence[Tile]) -> Picture:
     return draw(
         "salience_gallery", "Salience maps, a line for each network and a column for each picture.", height, paint
     )
-
-
-def _sides_picture(sides: Sequence[Row]) -> Picture:
-    rois, methods = rois_of(sides), methods_of(sides)
-    series = []
-    for method in methods:
-        by_roi = grouped([row for row in sides if row["method"] == method], lambda row: str(row["roi"]))
-        values = {roi: [float(row["mean_difference"]) for row in group] for roi, group in by_roi.items()}
-        intervals = {roi: _interval(group) for roi, group in by_roi.items()}
-        series.append(method_series(method, values, intervals))
-    caption = (
-        "How much more the right hemisphere's model weighs the left visual field than the left hemisphere's does: "
-        "above 0 is contralateral. Small marks are subjects; lines are 95 % intervals, over subjects where there are "
-        "several, else over pictures. Any two models differ given enough pictures: only several subjects speak of "
-        "brains."
-    )
-    return draw(
-        "salience_lateralisation",
-        caption,
-        dots_height(len(rois), len(methods)),
-        lambda figure: paint_dots(figure, rois, series, "right less left model", zero="no side"),
-    )
-
-
-def _interval(rows: Sequence[Row]) -> tuple[float, float] | None:
-    if len(rows) == 1:
-        return interval_of_row(rows[0])
-    different = len({row["subject"] for row in rows}) == len(rows)
-    return interval_of([float(row["mean_difference"]) for row in rows]) if different else None

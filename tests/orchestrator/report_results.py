@@ -241,17 +241,36 @@ class Maker:
         self.write("landscape", {"sets": {"caltech101": content}})
 
     def salience(self) -> None:
-        gallery = []
+        gallery, classes = [], []
+        of_classes = {"set": "caltech101", "layer": "features.12", "classes": ["ant", "brain", "crab"]}
         for network in self.networks(("contrastive",))[: 2 * len(self.size.rois)]:
-            places = [f"salience/{network['network']}/{n}.png" for n in range(3)]
-            for place in places:
-                path = self.places.evaluation_dir / place
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self._picture())
-            gallery.append({**network, "images": places})
-        pairs = [n for n in self.networks(("contrastive",)) if n["hemisphere"] == "lh"]
-        sides = [{**n, "pair": "right - left model", **self._comparison()} for n in pairs]
-        self.write("salience", {"layer": "features.12", "gallery": gallery, "lateralisation": sides})
+            gallery.append({**network, "images": self._images(f"salience/{network['network']}")})
+            images = self._images(f"salience/{network['network']}/class-caltech101")
+            classes.append({"network": network["network"], "method": "contrastive", **of_classes, "images": images})
+        galleries = {"gallery": gallery, "class_gallery": classes}
+        self.write("salience", {"layer": "features.12", **galleries, **self._lateralisation()})
+
+    def _images(self, base: str) -> list[str]:
+        places = [f"{base}-{n}.png" for n in range(3)]
+        for place in places:
+            path = self.places.evaluation_dir / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._picture())
+        return places
+
+    def _lateralisation(self) -> dict[str, Any]:
+        networks = self.networks(("contrastive",))
+        fields = ("subject", "roi", "roi_group", "method")
+        pairs = [{name: n[name] for name in fields} for n in networks if n["hemisphere"] == "lh"]
+        of_rois = {(p["roi"], p["method"]): {**p, "subject": None} for p in pairs}
+        exchange = {"spread": 0.011, "layer": "features.5", "interval": None, "t": None, "p_sign_flip": None}
+        return {
+            "lateralisation": [{**p, "pair": "right - left model", **self._comparison()} for p in pairs],
+            "lateralisation_voxels": [
+                {**{name: n[name] for name in ("network", *fields)}, **self._comparison(), **exchange} for n in networks
+            ],
+            "lateralisation_subjects": [{**p, "pair": "rh - lh", **self._comparison()} for p in of_rois.values()],
+        }
 
     def _picture(self) -> bytes:
         blocks = self.random.integers(0, 256, (7, 7, 3), dtype=np.uint8)

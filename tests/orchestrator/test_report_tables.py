@@ -17,6 +17,7 @@ from orchestrator.report.parts import Section
 from orchestrator.report.pooled import pooled_section
 from orchestrator.report.published import ENCODING, published_section
 from orchestrator.report.results import Results, read_results
+from orchestrator.report.salience import salience_section
 from orchestrator.report.transfer import transfer_section
 from orchestrator.storage import read_json
 from tests.orchestrator.report_results import GROUPS, Maker, Size
@@ -96,6 +97,22 @@ def test_pooled_networks_are_compared_on_the_same_targets(made: Maker, results: 
         ]
         assert row["test r"] == pytest.approx(np.mean(same))
         assert row["targets"] == len(same) == 2
+
+
+def test_each_comparison_of_the_hemispheres_says_what_it_can(
+    made: Maker, results: Results, sections: dict[str, Section]
+) -> None:
+    section = sections["salience"]
+    says = {table.name: table.note for table in section.tables}
+    assert "any two models do" in says["lateralisation"]
+    assert "dealt out at random" in says["lateralisation_voxels"]
+    assert "brains in general" in says["lateralisation_subjects"]
+    voxels = records(only_table(section, "lateralisation_voxels"))
+    assert [row["spread of exchanges"] for row in voxels] == [0.011] * len(made.size.subjects) * 4
+    content = {**(results.files["salience"] or {}), "lateralisation_voxels": [], "lateralisation_subjects": []}
+    alone = salience_section(replace(results, files={**results.files, "salience": content}))
+    assert [table.name for table in alone.tables] == ["lateralisation"]
+    assert any("two subjects" in sentence for sentence in alone.missing)
 
 
 def test_results_of_another_split_are_told(results: Results) -> None:
