@@ -10,8 +10,9 @@ ARGS =
 # The demo leaves out a subject and a hemisphere, so that it ends within minutes on two cores.
 DEMO_ARGS := --subjects 1,2 --hemispheres lh
 
-# Tests that start Ray stay in one process, one after the other; the rest runs beside them. Plain `pytest` takes turns.
-AT_ONCE := --numprocesses logical --maxprocesses 4 --dist loadgroup
+# Tests that start Ray stay in one process, one after the other (tests/conftest.py); the rest runs beside them. Plain
+# `pytest` takes turns.
+AT_ONCE := --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 EMPTY :=
 BIN := .venv/bin

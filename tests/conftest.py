@@ -6,12 +6,38 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from trainables.data.algonauts import AlgonautsDataset, open_algonauts
 from trainables.data.demo import make_demo
+
+STARTS_RAY = ("test_end_to_end.py", "test_faults.py", "test_published.py", "test_science.py", "test_slot.py")
+"""Files whose tests start Ray: two clusters at once on two cores starve each other's workers."""
+
+
+def starts_ray(nodeid: str) -> bool:
+    return nodeid.split("::")[0].endswith(STARTS_RAY)
+
+
+class OneRay(LoadScopeScheduling):
+    """A file's tests stay in one process, and those of all files that start Ray in the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if starts_ray(nodeid) else nodeid.split("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
+    return OneRay(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest starts first, so that the rest runs beside it."""
+    items.sort(key=lambda item: not starts_ray(item.nodeid))
 
 
 def pytest_configure() -> None:

@@ -22,7 +22,7 @@ from trainables.models.weights import load_weights
 from trainables.predictor import ResponsePredictor
 from trainables.target import Target
 
-pytestmark = [pytest.mark.timeout(590), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.timeout(590)
 TARGET = Target("demo", ("subj01",), "lh", "V1v")
 METHODS = ("contrastive", "regression", "untuned")
 OPTIONS = [

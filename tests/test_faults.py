@@ -15,7 +15,7 @@ from orchestrator.ledger import Ledger, TrialRecord
 from tests.sweeps import Driver, driver
 from trainables.models.weights import load_weights
 
-pytestmark = [pytest.mark.timeout(590), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.timeout(590)
 
 
 @pytest.fixture(scope="module")

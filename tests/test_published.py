@@ -10,7 +10,7 @@ import pytest
 from tests.sweeps import sweep
 from trainables.data.demo import make_demo
 
-pytestmark = [pytest.mark.timeout(590), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.timeout(590)
 OPTIONS = [
     "--space=published",
     "--hemispheres=lh",

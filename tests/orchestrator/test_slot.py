@@ -27,7 +27,7 @@ from trainables.target import Target
 from trainables.tuning.loop import TrialRun
 from trainables.tuning.worker import Workspace
 
-pytestmark = [pytest.mark.timeout(280), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.timeout(280)
 
 
 def test_mailbox_keeps_commands_in_order_for_every_reader() -> None:
