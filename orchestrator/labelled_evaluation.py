@@ -70,9 +70,9 @@ def classify_networks(
             shared = {name: rows[0][name] for name in ("n_classes", "chance", "n_train", "n_test")}
             sets[images.name] = {**shared, "root": place, "digest": digest, "rows": rows}
             # After each network: an interrupted evaluation goes on where it stopped.
-            write_json(storage.evaluation_file("classification"), {**head, "sets": sets})
+            write_json(storage.evaluation_file("classification"), {**head, "sets": _marked(sets, networks)})
         logged += [row | {"set": images.name} for row in sets[images.name]["rows"] if row["trial"]]
-    write_json(storage.evaluation_file("classification"), {**head, "sets": sets})
+    write_json(storage.evaluation_file("classification"), {**head, "sets": _marked(sets, networks)})
     return logged
 
 
@@ -112,6 +112,16 @@ def _current_sets(storage: SweepStorage, networks: Sequence[Network]) -> dict[st
     return {
         name: {**table, "rows": [row for row in table["rows"] if trials.get(row["network"]) == row["trial"]]}
         for name, table in known_sets(storage).items()
+    }
+
+
+def _marked(sets: dict[str, Any], networks: Sequence[Network]) -> dict[str, Any]:
+    """Say of each set whether it has every selected network: one that was not asked for after a new selection keeps
+    rows that spare work, and is not shown until it is whole again.
+    """
+    names = {network.name for network in networks}
+    return {
+        name: {**table, "complete": {row["network"] for row in table["rows"]} == names} for name, table in sets.items()
     }
 
 
@@ -167,9 +177,9 @@ def landscapes(storage: SweepStorage, networks: Sequence[Network], head: dict[st
     Raises:
         StorageError: no network was classified yet.
     """
-    sets = known_sets(storage)
+    sets = {name: table for name, table in known_sets(storage).items() if table.get("complete")}
     if not sets:
-        raise StorageError("nothing is classified yet; evaluate classification first")
+        raise StorageError("no labelled set has all selected networks; evaluate classification with --labelled first")
     found = {}
     for name, table in sets.items():
         rows = {row["network"]: row for row in table["rows"]}

@@ -62,7 +62,8 @@ class Results:
 
     def sets(self, evaluation: str) -> dict[str, dict[str, Any]]:
         """Labelled image sets of an evaluation, by name; none if it was not made."""
-        return dict((self.files[evaluation] or {}).get("sets", {}))
+        sets = (self.files[evaluation] or {}).get("sets", {})
+        return {name: table for name, table in sets.items() if table.get("complete", True)}
 
     def command(self, evaluation: str, options: str = "") -> str:
         """The sentence about an evaluation that was not made; ``options`` are further ones of the command."""

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.labelled_evaluation import classify_networks
+from orchestrator.labelled_evaluation import classify_networks, landscapes
 from orchestrator.networks import UNTUNED, Network
 from orchestrator.report.results import EVALUATIONS, Results, read_results
 from orchestrator.storage import read_json, write_json
 from orchestrator.tasks import TaskRunner
 from tests.orchestrator.report_results import Maker, Size
+from trainables.errors import StorageError
 from trainables.target import Target
 
 Selection = list[dict[str, Any]]
@@ -74,3 +75,21 @@ def test_classification_drops_former_trials_from_sets_that_it_is_not_asked_for(m
     # Asked for no set, so that nothing runs.
     classify_networks(maker.places, maker.plan, networks, (), TaskRunner(Console()), {"trials": {"a": "a/1"}})
     assert read_json(file)["sets"]["caltech101"]["rows"] == rows
+    assert read_json(file)["sets"]["caltech101"]["complete"]
+
+
+def test_a_set_that_lacks_a_selected_network_is_kept_and_not_shown(maker: Maker) -> None:
+    """It spares the networks that it has, and would be taken for a table of all of them."""
+    file = maker.places.evaluation_file("classification")
+    head = {key: value for key, value in read_json(file).items() if key != "sets"}
+    rows = [{"network": "a", "trial": "a/1", "method": "contrastive", "accuracy": 0.5}]
+    write_json(file, {**head, "sets": {"caltech101": {"root": "/c", "digest": "x", "rows": rows}}})
+    target = Target("demo", ("subj01",), "lh", "V1v")
+    networks = [Network(name, "contrastive", target, f"{name}/1", "folder") for name in ("a", "new")]
+    classify_networks(maker.places, maker.plan, networks, (), TaskRunner(Console()), head)
+    assert read_json(file)["sets"]["caltech101"]["rows"] == rows
+    assert read(maker).sets("classification") == {}
+    with pytest.raises(StorageError, match="evaluate classification with --labelled first"):
+        landscapes(maker.places, networks, head)
+    classify_networks(maker.places, maker.plan, networks[:1], (), TaskRunner(Console()), head)
+    assert set(read(maker).sets("classification")) == {"caltech101"}
