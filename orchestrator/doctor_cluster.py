@@ -21,7 +21,8 @@ from trainables.errors import ConfigError
 PACKAGES = ("cortex-sweep", "ray", "torch", "torchvision", "optuna", "mlflow", "numpy")
 FREE_GB = 20.0
 """Decoded stimuli of eight subjects take 12 GB on every node."""
-PLACEHOLDERS = re.compile(r"my-lab\S*|mlflow\.internal|192\.168\.1\.1[0-2]|registry\.example\.org")
+PLACEHOLDERS = re.compile(r"\bmy-lab\b[\w-]*|\bmlflow\.internal\b")
+EXAMPLE_HOSTS = {"192.168.1.10", "192.168.1.11", "192.168.1.12"}
 
 
 def look_at_cluster_file(path: str | None) -> Iterator[Line]:
@@ -48,14 +49,18 @@ def look_at_cluster_file(path: str | None) -> Iterator[Line]:
 
 
 def _faults(content: dict[str, Any], config: dict[str, Any], text: str) -> Iterator[str]:
-    if left := sorted(set(PLACEHOLDERS.findall(text))):
+    left = sorted(set(PLACEHOLDERS.findall(text)))
+    provider = config["provider"]
+    if {provider.get("head_ip"), *provider.get("worker_ips", [])} == EXAMPLE_HOSTS:
+        left.append("addresses")
+    if left:
         yield f"still holds the example's {', '.join(left)}; put your own there"
     starts = " ".join([*config.get("head_start_ray_commands", []), *config.get("worker_start_ray_commands", [])])
     if "--dashboard-host=0.0.0.0" in starts:
         yield "starts Ray's dashboard for everybody; write --dashboard-host=127.0.0.1 and use an SSH tunnel"
     if "RAY_AUTH_MODE=token" not in text:
         yield "starts Ray without a token, and whoever reaches its ports can run code; export RAY_AUTH_MODE=token"
-    if config["provider"]["type"] == "aws" and "GroupName" not in content["provider"].get("security_group", {}):
+    if provider["type"] == "aws" and "GroupName" not in (content["provider"].get("security_group") or {}):
         yield "names no security group, and Ray would make one that is open to the world; see aws-prerequisites.yaml"
     if not content.get("setup_commands"):
         yield "has no setup_commands, and Ray would install a nightly wheel; install constraints.txt there"
@@ -101,7 +106,8 @@ def _ask(node: dict[str, Any], mine: dict[str, Any]) -> Iterator[Line]:
         return
     middle = (started + time.time()) / 2
     gpus = int(node["Resources"].get("GPU", 0))
-    yield from _node_lines(where, found, mine, found["time"] - middle, gpus)
+    skew, unsure = found["time"] - middle, (time.time() - started) / 2
+    yield from _node_lines(where, found, mine, skew if abs(skew) > SKEW_SECONDS + unsure else 0.0, gpus)
 
 
 def examine_node() -> dict[str, Any]:
@@ -111,12 +117,13 @@ def examine_node() -> dict[str, Any]:
     folder = default_cache_dir()
     while not folder.exists():
         folder = folder.parent
+    now = time.time()  # first: torch takes long to import
     return {
+        "time": now,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "gpus": _gpus(),
         "free_gb": shutil.disk_usage(folder).free / 1e9,
         "cache": str(folder),
-        "time": time.time(),
     }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 
-from cluster.profiles import choose_profile
+from cluster.profiles import COORDINATOR_CPUS, choose_profile
 from sweep import cli
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
@@ -151,11 +153,10 @@ def test_aws_nodes_have_what_the_file_says(aws: None) -> None:
         assert node["resources"] == has[node["node_config"]["InstanceType"]]
 
 
-@pytest.mark.parametrize(("spot_is_to_be_had", "launched"), [(True, "gpu_spot"), (False, "gpu_on_demand")])
-def test_spot_comes_first_and_on_demand_where_there_is_none(spot_is_to_be_had: bool, launched: str) -> None:
+@pytest.mark.parametrize("name", ["gpu.yaml", "gcp.yaml"])
+def test_spot_machines_come_first_and_one_on_demand_goes_on_without_them(name: str) -> None:
     """By the scheduler of the autoscaler that `ray up` starts: nine slots' worker groups on no node."""
-    config = AutoscalingConfig(content_of("gpu.yaml"), skip_content_hash=True)
-    availability = {"gpu_spot": float(spot_is_to_be_had)}
+    config = AutoscalingConfig(content_of(name), skip_content_hash=True)
     reply = ResourceDemandScheduler(None).schedule(
         SchedulingRequest(
             disable_launch_config_check=True,
@@ -164,11 +165,9 @@ def test_spot_comes_first_and_on_demand_where_there_is_none(spot_is_to_be_had: b
             resource_requests=ResourceRequestUtil.group_by_count(
                 [ResourceRequestUtil.make({"CPU": 2.0, "GPU": 0.25}) for _ in range(9)]
             ),
-            cloud_resource_availabilities=availability,
-            recoverable_resource_availabilities=availability,
         )
     )
-    assert {request.instance_type: request.count for request in reply.to_launch} == {launched: 3}
+    assert {request.instance_type: request.count for request in reply.to_launch} == {"gpu_on_demand": 1, "gpu_spot": 2}
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0/0", "1.2.3.4/1"])
@@ -185,11 +184,26 @@ def test_prerequisites_are_good_cloudformation() -> None:
     assert lint_file(CLUSTER / "aws-prerequisites.yaml") == []
 
 
-def test_autoscaled_profile_asks_for_the_whole_cluster() -> None:
+@pytest.mark.parametrize("name", ["gpu.yaml", "gcp.yaml"])
+def test_autoscaled_profile_asks_for_the_whole_cluster(name: str) -> None:
     """Slots that wait are what wakes the autoscaler: as many as the largest cluster holds, no more."""
-    config = content_of("gpu.yaml")
+    config = content_of(name)
     profile = choose_profile(settings_of(config)["SWEEP_PROFILE"], {"GPU": 1})
-    gpu = config["available_node_types"]["gpu_spot"]["resources"]
-    on_one = min(gpu["GPU"] * profile.slots_per_gpu, gpu["CPU"] // profile.cpus_per_worker)
+    node, head = (config["available_node_types"][each]["resources"] for each in ("gpu_spot", "head"))
+    on_one = min(node["GPU"] * profile.slots_per_gpu, node["CPU"] // profile.cpus_per_worker)
     assert profile.slots({}) == on_one * config["max_workers"]
-    assert profile.slots({"CPU": 0}) == profile.slots({}), "while there is only the head"
+    assert profile.slots({}) * COORDINATOR_CPUS <= head["CPU"] < profile.cpus_per_worker, "coordinators fit, no trial"
+
+
+def test_settings_of_the_kubernetes_job_are_options_of_run() -> None:
+    settings, job = yaml.safe_load_all((CLUSTER / "kuberay/rayjob.yaml").read_text())
+    known = {str(option.envvar) for option in cli.commands["run"].params if getattr(option, "envvar", None)}
+    assert set(settings["data"]) <= known
+    assert {"SWEEP_NAME", "SWEEP_DATA"} <= set(settings["data"])
+    assert job["spec"]["rayClusterSpec"]["rayVersion"] == version("ray")
+    assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
+def test_the_batch_script_is_bash() -> None:
+    done = subprocess.run(["bash", "-n", str(CLUSTER / "slurm.sbatch")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
