@@ -50,13 +50,18 @@ def cli() -> None:
 
 @cli.command()
 @run_options
-def run(as_json: bool, **options: Any) -> None:
+def run(as_json: bool, dry_run: bool, machine: str | None, throughput: float | None, **options: Any) -> None:
     """Run a sweep, or the rest of one that was made with the same options."""
     from orchestrator.conclusion import run_to_the_end
     from orchestrator.launch import run as launch
     from orchestrator.planning import SweepOptions
 
     asked = SweepOptions(**options)
+    if dry_run:
+        from orchestrator.estimate import estimate_and_print
+
+        estimate_and_print(asked, machine, throughput, as_json)
+        return
     sys.exit(run_to_the_end(partial(launch, asked), asked.name, asked.storage, asked.address, as_json))
 
 

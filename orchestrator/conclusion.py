@@ -13,7 +13,7 @@ from orchestrator.leaderboard import studies_without_score
 from orchestrator.plan import SweepPlan
 from orchestrator.printing import print_leaderboard
 from orchestrator.selection import select
-from orchestrator.storage import SweepStorage
+from orchestrator.storage import SweepStorage, without_password
 from orchestrator.tasks import TaskRunner
 
 STUDIES_WITHOUT_SCORE = 3
@@ -39,7 +39,10 @@ def run_to_the_end(launch: Launch, name: str, storage: str, address: str | None,
     except KeyboardInterrupt:
         return _say_interrupted(console, name, storage, again)
     if not outcome.tracked:
-        console.print(f"MLflow at {plan.tracking_uri} stayed away; `{again}` writes what it lacks.", soft_wrap=True)
+        console.print(
+            f"MLflow at {without_password(plan.tracking_uri)} stayed away; `{again}` writes what it lacks.",
+            soft_wrap=True,
+        )
     if not outcome.finished:
         return _say_interrupted(console, name, storage, again)
     without_score = studies_without_score(print_leaderboard(name, storage, as_json))

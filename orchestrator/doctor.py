@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from upath import UPath
 
-from orchestrator.storage import resolved, storage_errors, write_whole
+from orchestrator.storage import resolved, storage_errors, without_password, write_whole
 from trainables.errors import ConfigError, CortexSweepError
 
 SKEW_SECONDS = 30.0
@@ -52,7 +52,7 @@ class Needs:
 
 
 def examine(needs: Needs) -> Iterator[Line]:
-    """Every line, as soon as it is known. Nothing is kept of what is written on the way."""
+    """Every line, as soon as it is known. What is written to try storage and MLflow is deleted again."""
     from orchestrator.doctor_cluster import look_at_cluster_file, look_at_nodes
 
     looks: list[tuple[str, Callable[[], Iterator[Line]]]] = [
@@ -70,6 +70,8 @@ def examine(needs: Needs) -> Iterator[Line]:
             yield from look()
         except CortexSweepError as error:
             yield Line(what, "wrong", str(error))
+        except OSError as error:
+            yield Line(what, "wrong", f"{error.filename} cannot be looked at ({error.strerror}); mend it")
 
 
 def _data(needs: Needs) -> Iterator[Line]:
@@ -136,7 +138,7 @@ def _modified(path: UPath) -> float:
 
 
 def _ledger(needs: Needs) -> Iterator[Line]:
-    from orchestrator.ledger import open_storage, without_password
+    from orchestrator.ledger import open_storage
 
     if needs.ledger is None:
         yield Line("ledger", "ok", "a journal file in --storage")
@@ -181,7 +183,10 @@ def _tracking(needs: Needs) -> Iterator[Line]:
             client.delete_experiment(experiment)
     if not written:
         raise ConfigError(f"MLflow at {needs.tracking_uri} took a metric and does not give it back; look at its log")
-    yield Line("tracking", "ok", f"MLflow at {needs.tracking_uri} was written and read")
+    shown = without_password(needs.tracking_uri)
+    yield Line("tracking", "ok", f"MLflow at {shown} was written and read")
+    if shown != needs.tracking_uri:
+        yield Line("tracking", "wrong", "a password stands in --tracking-uri and would be kept with the plan")
 
 
 SECRET_FILES = ("~/.pgpass", "~/.mlflow/credentials", "~/.aws/credentials", "~/.ray/auth_token")

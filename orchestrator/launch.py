@@ -20,6 +20,7 @@ from orchestrator.storage import SweepStorage, read_json, sweep_names, write_jso
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.projector import Projector
 from orchestrator.tuning import ray_running, run_trials
+from trainables.data.dataset import Dataset
 from trainables.data.open import open_dataset
 from trainables.errors import StorageError
 from trainables.models.weights import PretrainedWeights, save_weights
@@ -41,11 +42,7 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
     Raises:
         CortexSweepError: anything that the options, the data, the weights or the storage lack.
     """
-    storage = SweepStorage(options.storage, options.name)
-    choose_profile(options.profile, {})  # an unknown name is told before anything is made
-    dataset = open_dataset(options.data)
-    weights = prepare_weights(options.weights, options.backbone, dataset.is_demo, console)
-    plan = make_plan(options, storage, dataset, weights)
+    storage, plan, _, weights = planned(options, console)
     if storage.plan_file.exists():
         existing = load_plan(storage)
         refuse_changes(existing, plan, options)
@@ -53,6 +50,19 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
     else:
         _make(storage, plan, weights)
     return plan, execute(plan, storage, options.address, console, quiet)
+
+
+def planned(options: SweepOptions, console: Console) -> tuple[SweepStorage, SweepPlan, Dataset, PretrainedWeights]:
+    """What `run` would do; nothing is made yet.
+
+    Raises:
+        CortexSweepError: anything that the options, the data or the weights lack.
+    """
+    storage = SweepStorage(options.storage, options.name)
+    choose_profile(options.profile, {})  # an unknown name is told before anything is made
+    dataset = open_dataset(options.data)
+    weights = prepare_weights(options.weights, options.backbone, dataset.is_demo, console)
+    return storage, make_plan(options, storage, dataset, weights), dataset, weights
 
 
 def _make(storage: SweepStorage, plan: SweepPlan, weights: PretrainedWeights) -> None:

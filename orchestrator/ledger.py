@@ -7,7 +7,6 @@ is taken up again as the very same Optuna trial: same number, same parameters.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from orchestrator.plan import StudyKey, SweepPlan, stable_seed
-from orchestrator.storage import storage_errors
+from orchestrator.storage import storage_errors, without_password
 from search_spaces import first_extras, suggest_extras
 from trainables.config import TrialConfig
 from trainables.errors import StorageError
@@ -248,11 +247,6 @@ def _milliseconds(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp() * 1000)
 
 
-def without_password(address: str) -> str:
-    """A database's address as it may be shown."""
-    return re.sub(r"://([^:@/]*):[^@/]*@", r"://\1:***@", address)
-
-
 def open_storage(ledger: str) -> BaseStorage:
     """Optuna's storage behind a journal file's path or a database URL.
 
@@ -266,7 +260,9 @@ def open_storage(ledger: str) -> BaseStorage:
             Path(ledger).parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(ledger))
     except (ValueError, KeyError) as error:  # what Optuna raises on a line that is no JSON, or not its own
-        raise StorageError(f"ledger {ledger} is damaged ({error}); restore it from a backup") from error
+        raise StorageError(
+            f"ledger {without_password(ledger)} is damaged ({error}); restore it from a backup"
+        ) from error
     except Exception as error:
         if isinstance(error, StorageError):
             raise

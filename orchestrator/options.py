@@ -92,5 +92,12 @@ _RUN: list[Callable[[Any], Any]] = [
     option("--min-voxels", type=int, default=20, show_default=True, help="Smaller ROIs are skipped and reported."),
     address_option,
     storage_option,
+    option("--dry-run", is_flag=True, help="Say what the sweep would compute and cost, and start nothing."),
+    option("--machine", help="--dry-run: machine of cluster/prices.toml whose hours are priced."),
+    option(
+        "--throughput",
+        type=click.FloatRange(min=0, min_open=True),
+        help="--dry-run: pictures per second that a slot tunes. Default: measured here.",
+    ),
     json_option,
 ]

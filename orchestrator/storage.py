@@ -219,6 +219,11 @@ class SweepStorage:
             self.journal_file.parent.mkdir(parents=True, exist_ok=True)
 
 
+def without_password(address: str) -> str:
+    """The address of a database or server as it may be shown; a password may hold any character."""
+    return re.sub(r"://([^:@/]*):\S*@", r"://\1:***@", address)
+
+
 def resolved(storage: str, option: str = "--storage") -> UPath:
     """``storage`` as an absolute path or URI; ``option`` is where it was given."""
     try:

@@ -161,7 +161,7 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
     if address:
         try:
             ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise ConfigError(
                 f"no Ray cluster answers at --address {address} ({error}); start one, or leave it out"
             ) from error

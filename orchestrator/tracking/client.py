@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from orchestrator.storage import without_password
 from trainables.errors import StorageError
 
 TRACKING_ERRORS = (MlflowException, SQLAlchemyError, OSError)
@@ -29,8 +30,9 @@ def tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except TRACKING_ERRORS as error:
-        reason = str(error).splitlines()[0]
-        raise StorageError(f"MLflow at {uri} does not answer as expected ({reason}); check --tracking-uri") from error
+        reason, shown = str(error).splitlines()[0], without_password(uri)
+        reason = reason.replace(uri, shown)
+        raise StorageError(f"MLflow at {shown} does not answer as expected ({reason}); check --tracking-uri") from error
 
 
 def connect(uri: str) -> MlflowClient:

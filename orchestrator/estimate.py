@@ -1,0 +1,176 @@
+"""What a sweep would compute and cost: ``run --dry-run``. Nothing is made and nothing is started."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import cluster
+from cluster.profiles import choose_profile
+from orchestrator.launch import planned
+from orchestrator.plan import StudyKey, SweepPlan
+from orchestrator.planning import SweepOptions
+from trainables.data.dataset import Dataset
+from trainables.data.responses import split_of
+from trainables.errors import ConfigError
+from trainables.tuning.speed import Speed, measure_speed
+
+PRICES = Path(cluster.__file__).with_name("prices.toml")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be computed."""
+
+    targets: int
+    studies: int
+    trials: int
+    tuned: tuple[int, int]
+    """Pictures through tuning: if pruning keeps what it is meant to keep at each rung, and if it prunes nothing."""
+    read: tuple[int, int]
+    """Pictures through the readout layers for validation scores, likewise."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one machine holds and costs."""
+
+    name: str
+    cpus: int
+    gpus: int
+    usd_per_hour: float
+
+
+def count_work(plan: SweepPlan, dataset: Dataset) -> Work:
+    """Trials and pictures of a plan; those of pooled networks are counted for every subject."""
+    sizes = {}
+    for name in {name for target in plan.targets for name in target.subjects}:
+        split = split_of(dataset.subject(name), plan.protocol, plan.split_seed)
+        sizes[name] = len(split.train), len(split.val)
+    tuned, read = [0.0, 0.0], [0.0, 0.0]
+    for key, trials in plan.studies.items():
+        n_train = sum(sizes[name][0] for name in key.target.subjects)
+        n_scored = n_train + sum(sizes[name][1] for name in key.target.subjects)
+        for column, pruned in enumerate((True, False)):
+            epochs, scores = _epochs_and_scores(plan, key, pruned)
+            tuned[column] += trials * epochs * n_train
+            read[column] += trials * scores * n_scored
+    return Work(
+        targets=len(plan.targets),
+        studies=len(plan.studies),
+        trials=sum(plan.studies.values()),
+        tuned=(round(tuned[0]), round(tuned[1])),
+        read=(round(read[0]), round(read[1])),
+    )
+
+
+def _epochs_and_scores(plan: SweepPlan, key: StudyKey, pruned: bool) -> tuple[float, float]:
+    """Mean epochs and scores of a trial; at each rung one in `reduction_factor` trials goes on."""
+    if key.method == "untuned":
+        return 0.0, 1.0
+    last = plan.search_space.epochs_of(key.method, plan.epochs)
+    rungs = [epoch for epoch in plan.score_epochs if epoch < last] if plan.search_space.searched else []
+    share, before, epochs, scores = 1.0, 0, 0.0, 0.0
+    for epoch in (*rungs, last):
+        epochs += share * (epoch - before)
+        scores += share
+        before = epoch
+        share /= plan.reduction_factor if pruned and len(plan.optimise) == 1 else 1
+    return epochs, scores
+
+
+def machine_named(name: str) -> Machine:
+    """A machine of the price table.
+
+    Raises:
+        ConfigError: the table has no such machine.
+    """
+    table = tomllib.loads(PRICES.read_text())
+    if name not in table:
+        raise ConfigError(f"--machine is {name!r}; cluster/prices.toml has {', '.join(table)}, and room for more")
+    return Machine(name, **table[name])
+
+
+def estimate_and_print(options: SweepOptions, machine: str | None, throughput: float | None, as_json: bool) -> None:
+    """Print targets, trials, hours and cost of what ``options`` would run.
+
+    Raises:
+        CortexSweepError: what `orchestrator.launch.planned` raises, a machine without a price, or one whose speed
+            nobody has measured.
+    """
+    console = Console(stderr=as_json)
+    _, plan, dataset, weights = planned(options, console)
+    work = count_work(plan, dataset)
+    where = machine_named(machine) if machine else None
+    if where and throughput is None:
+        raise ConfigError(
+            f"--machine {where.name} needs --throughput, the pictures per second that a slot tunes there: run a trial, "
+            "MLflow shows it as train/images_per_second"
+        )
+    if throughput is None:
+        console.print("Measuring the speed of this machine …")
+        speed = measure_speed(weights, plan.cutoffs[-1], plan.batch_size)
+    else:
+        speed = Speed(throughput, throughput * 3)  # the backward pass costs twice what the forward pass does
+    seconds = [t / speed.tuning + r / speed.reading for t, r in zip(work.tuned, work.read, strict=True)]
+    hours = [value / 3600 for value in seconds]
+    content = asdict(work) | {"pictures_per_second": asdict(speed), "slot_hours": hours}
+    if where:
+        content |= _cost(where, plan.profile, hours)
+    if as_json:
+        print(json.dumps(content))
+        return
+    _print(console, plan, work, speed, hours, content if where else {})
+
+
+def _cost(where: Machine, profile: str, hours: list[float]) -> dict[str, Any]:
+    chosen = choose_profile(profile, {"GPU": where.gpus})
+    # The coordinators, which ask for a hundredth of a core each, run on the cluster's head.
+    slots = replace(chosen, max_slots=None).slots({"CPU": where.cpus + 1, "GPU": where.gpus})
+    machine_hours = [value / slots for value in hours]
+    return {
+        "machine": where.name,
+        "slots_per_machine": slots,
+        "machine_hours": machine_hours,
+        "gpu_hours": [value * where.gpus for value in machine_hours],
+        "usd": [value * where.usd_per_hour for value in machine_hours],
+    }
+
+
+def _print(
+    console: Console,
+    plan: SweepPlan,
+    work: Work,
+    speed: Speed,
+    hours: list[float],
+    cost: Mapping[str, Any],
+) -> None:
+    def both(values: Sequence[float], form: str = "{:,.0f}") -> str:
+        low, high = (form.format(value) for value in values)
+        return low if low == high else f"{low} to {high}"
+
+    lines = [
+        f"[bold]{plan.name}[/] would run {work.trials} trials in {work.studies} studies of {work.targets} targets:",
+        f"  {both(work.tuned)} pictures through tuning, {both(work.read)} through validation scores",
+        f"  at {speed.tuning:.0f} and {speed.reading:.0f} pictures a second",
+        f"  {both(hours, '{:,.1f}')} hours of one slot",
+    ]
+    if cost:
+        lines += [
+            f"  {both(cost['gpu_hours'], '{:,.1f}')} GPU-hours, {cost['slots_per_machine']} slots per machine",
+            f"  {both(cost['usd'], '{:,.2f}')} US dollars on demand",
+        ]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    console.print(
+        "The lower figure is for pruning that lets one trial in "
+        f"{plan.reduction_factor} go on at each rung, the higher one for none; fits of encoding models come on top. "
+        "Nothing was started.",
+        soft_wrap=True,
+    )
