@@ -20,7 +20,7 @@ from orchestrator.cells import (
     predicted_name,
     read_cell,
 )
-from orchestrator.networks import UNTUNED, build_network
+from orchestrator.networks import UNTUNED, build_network, building_plan
 from orchestrator.plan import SweepPlan
 from orchestrator.storage import SweepStorage, write_arrays, write_json
 from orchestrator.tasks import TaskRunner
@@ -86,10 +86,7 @@ def cell_job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cells: Mappin
         "content": key.content,
         "protocol": plan.protocol,
         "encoder": plan.encoder,
-        "weights": str(storage.weights_file),
-        "backbone": plan.backbone,
-        "cutoff": plan.cutoffs[-1],
-        "tuned": key.network.tuned,
+        **building_plan(storage, plan, key.network),
         "trial": key.network.trial,
         "own_index": target.subjects.index(key.subject) if target and key.own else None,
         "own_place": key.network.places[0] if key.own else None,

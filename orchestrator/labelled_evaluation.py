@@ -14,7 +14,7 @@ from upath import UPath
 
 from orchestrator.class_maps import class_maps_base, has_class_maps, write_class_maps
 from orchestrator.comparisons import finite
-from orchestrator.networks import Network, build_network
+from orchestrator.networks import Network, build_network, building_plan
 from orchestrator.plan import SweepPlan
 from orchestrator.storage import SweepStorage, read_json, resolved, storage_errors, write_json, write_whole
 from orchestrator.tasks import TaskRunner
@@ -79,10 +79,7 @@ def classify_networks(
 def _job(storage: SweepStorage, plan: SweepPlan, name: str, root: str, network: Network) -> dict[str, Any]:
     return {
         "root": root,
-        "weights": str(storage.weights_file),
-        "backbone": plan.backbone,
-        "cutoff": plan.cutoffs[-1],
-        "tuned": network.tuned,
+        **building_plan(storage, plan, network),
         "place": str(_probabilities_file(storage, name, network.name)),
         "maps": str(class_maps_base(storage, name, network.name)),
     }

@@ -15,7 +15,7 @@ from upath import UPath
 
 from orchestrator.cells import Cell, CellKey
 from orchestrator.comparisons import finite
-from orchestrator.networks import build_network, places_of
+from orchestrator.networks import build_network, building_plan, places_of
 from orchestrator.plan import SweepPlan
 from orchestrator.storage import SweepStorage, read_json, reading_arrays, write_json
 from orchestrator.tasks import TaskRunner
@@ -155,10 +155,7 @@ def _exchange_job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cell: Ce
         "data": plan.data,
         "split_seed": plan.split_seed,
         "protocol": plan.protocol,
-        "weights": str(storage.weights_file),
-        "backbone": plan.backbone,
-        "cutoff": plan.cutoffs[-1],
-        "tuned": key.network.tuned,
+        **building_plan(storage, plan, key.network),
         "place": str(storage.evaluation_dir / "salience" / folder / file),
     }
 

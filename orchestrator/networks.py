@@ -72,6 +72,16 @@ def subjects_of(plan: SweepPlan) -> list[str]:
     return list(dict.fromkeys(name for target in plan.targets for name in target.subjects))
 
 
+def building_plan(storage: SweepStorage, plan: SweepPlan, network: Network) -> dict[str, str | None]:
+    """What a task has to be told to call `build_network`."""
+    return {
+        "weights": str(storage.weights_file),
+        "backbone": plan.backbone,
+        "cutoff": plan.cutoffs[-1],
+        "tuned": network.tuned,
+    }
+
+
 def build_network(weights: str, backbone: str, cutoff: str, tuned: str | None) -> tuple[Backbone, TunedModel | None]:
     """The network on the CPU, and the tuned model with its head; called where a task runs.
 

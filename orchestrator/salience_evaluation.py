@@ -12,7 +12,7 @@ from orchestrator.cells import Cell, CellKey
 from orchestrator.class_maps import class_gallery
 from orchestrator.labelled_evaluation import known_sets
 from orchestrator.lateralisation_evaluation import N_STIMULI, lateralisation_tables
-from orchestrator.networks import UNTUNED, build_network, places_of
+from orchestrator.networks import UNTUNED, build_network, building_plan, places_of
 from orchestrator.overlays import GALLERY, overlay, write_overlays
 from orchestrator.plan import SweepPlan
 from orchestrator.storage import SweepStorage, reading_arrays, write_arrays, write_json
@@ -76,10 +76,7 @@ def _job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cell: Cell, hemis
         "split_seed": plan.split_seed,
         "protocol": plan.protocol,
         "encoder": plan.encoder,
-        "weights": str(storage.weights_file),
-        "backbone": plan.backbone,
-        "cutoff": plan.cutoffs[-1],
-        "tuned": key.network.tuned,
+        **building_plan(storage, plan, key.network),
         "place": str(storage.evaluation_dir / "salience" / name.replace(":", "_") / _file_name(key, layer)),
     }
 
