@@ -131,7 +131,7 @@ def _run_left(
     with ray_running(address) as resources:
         profile = choose_profile(plan.profile, resources)
         slots = profile.slots(resources)
-        say(f"{left} trials to run on {slots} slots (profile {profile.name}).")
+        say(f"Trials to run: {left}, on {slots} slots (profile {profile.name}).")
         return run_trials(storage, ledger, profile, slots, progress)
 
 

@@ -28,10 +28,19 @@ class StudySearch(Searcher):
     def __init__(
         self,
         ledger: Ledger,
-        job: Callable[[OpenTrial, float], dict[str, Any]],
+        job: Callable[[OpenTrial, float, bool], dict[str, Any]],
         on_finished: Callable[[OpenTrial], None],
+        larger_share: bool = False,
     ) -> None:
-        """``job`` makes the Tune configuration of a trial, given the score that its weights have to beat."""
+        """Hand out what the ledger says is left.
+
+        Args:
+            ledger: with all studies opened.
+            job: makes a trial's Tune configuration, given the score that its weights have to beat and whether it gets
+                a device of its own.
+            on_finished: called when a trial's end is in the ledger.
+            larger_share: whether a device of its own is more than what a trial has otherwise.
+        """
         super().__init__(metric="score", mode="max")
         self.ledger = ledger
         self.running: dict[str, OpenTrial] = {}
@@ -41,6 +50,10 @@ class StudySearch(Searcher):
         self._deaths = 0
         self._job = job
         self._on_finished = on_finished
+        self._larger_share = larger_share
+        self._too_large: list[OpenTrial] = []
+        """Ran out of memory. They run last: only then do other slots leave a device to one trial."""
+        self._alone: set[str] = set()
         self._again = ledger.interrupted()
         self.asked: dict[StudyKey, int] = {key: len(ledger.study_records(key)) for key in ledger.plan.studies}
         self.left = sum(max(0, n - self.asked[key]) for key, n in ledger.plan.studies.items()) + len(self._again)
@@ -51,16 +64,21 @@ class StudySearch(Searcher):
             return Searcher.FINISHED
         with self._remembered():
             open_trial = self._next()
+        if open_trial is None and self._larger_share and any(t.uid not in self._alone for t in self.running.values()):
+            return None  # one of them may come back; Tune asks again
+        if open_trial is None and self._too_large:
+            open_trial = self._too_large.pop(0)
+            self._alone.add(open_trial.uid)
         if open_trial is None:
             return Searcher.FINISHED
         self.running[trial_id] = open_trial
-        return self._job(open_trial, self._score_to_beat(open_trial.study))
+        return self._job(open_trial, self._score_to_beat(open_trial.study), open_trial.uid in self._alone)
 
     @property
     def exhausted(self) -> bool:
         """Whether every trial of the plan has been handed out."""
         budgets = self.ledger.plan.studies
-        return not self._again and all(self.asked[key] >= budgets[key] for key in budgets)
+        return not self._again and not self._too_large and all(self.asked[key] >= budgets[key] for key in budgets)
 
     def _next(self) -> OpenTrial | None:
         if self._again:
@@ -103,6 +121,9 @@ class StudySearch(Searcher):
         details = json.loads(result.get("details", "{}"))
         if result.get("halt"):
             self.failure = self.failure or StorageError(str(result["halt"]))
+            return False
+        if result.get("out_of_memory") and self._larger_share and open_trial.uid not in self._alone:
+            self._too_large.append(open_trial)
             return False
         self._deaths = self._deaths + 1 if error else 0
         if self._deaths >= DEATHS_IN_A_ROW:

@@ -28,8 +28,12 @@ class Slot(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the worker group, then take the first trial."""
+        self._start_group(config["slot"])
+        self.reset_config(config)
+
+    def _start_group(self, slot: dict[str, Any]) -> None:
         self.mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
-        slot = config["slot"]
+        self.slot = slot
         trainer = TorchTrainer(
             serve_trials,
             train_loop_config={"mailbox": self.mailbox, "workspace": slot["workspace"]},
@@ -41,7 +45,6 @@ class Slot(tune.Trainable):
         self.ended: Exception | None = None
         self.group = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         self.group.start()
-        self.reset_config(config)
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
@@ -50,7 +53,10 @@ class Slot(tune.Trainable):
             self.ended = error
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Send the next trial to the warm workers, in place of the one in hand."""
+        """Send the next trial to the warm workers, in place of the one in hand; to new ones if it wants others."""
+        if new_config["slot"] != self.slot:
+            self.cleanup()
+            self._start_group(new_config["slot"])
         ray.get(self.mailbox.send.remote({"do": "start", **new_config["trial"]}))
         return True
 
@@ -67,10 +73,10 @@ class Slot(tune.Trainable):
         return dict(answer)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """A trial's state is its place in the ledger; Tune has nothing to keep."""
+        """A trial's place is in the ledger and in its snapshots; Tune has nothing to keep."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """See `save_checkpoint`: a trial that is taken up again starts from its first epoch."""
+        """See `save_checkpoint`: the worker goes on from the trial's newest snapshot."""
 
     def cleanup(self) -> None:
         """Let the workers end, then the mailbox."""

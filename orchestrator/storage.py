@@ -5,6 +5,7 @@ STORAGE/NAME/plan.json               what the sweep computes
 STORAGE/NAME/ledger.journal          every trial, finished or not (local default)
 STORAGE/NAME/weights.safetensors     the pretrained weights that all trials start from
 STORAGE/NAME/trials/SLUG/METHOD/N/   weights of a study's best trials
+STORAGE/NAME/snapshots/SLUG/METHOD/N/  where a running trial is, if it runs for longer than a minute
 STORAGE/NAME/selection.json          what `select` chose
 STORAGE/NAME/evaluation/             test scores, a table for each evaluation; cells/: r of every voxel
 STORAGE/NAME/artifacts/              MLflow artifacts
@@ -180,6 +181,10 @@ class SweepStorage:
     def trial_dir(self, target: Target, method: str, number: int) -> UPath:
         """Tuned weights of one trial."""
         return self.root / "trials" / target.slug / method / f"{number:05d}"
+
+    def snapshot_dir(self, target: Target, method: str, number: int) -> UPath:
+        """Where one trial's snapshots are, as long as it runs."""
+        return self.root / "snapshots" / target.slug / method / f"{number:05d}"
 
     @property
     def selection_file(self) -> UPath:

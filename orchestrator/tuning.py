@@ -65,6 +65,11 @@ def slot_settings(storage: SweepStorage, ledger: Ledger, profile: Profile) -> di
     }
 
 
+def with_whole_gpu(settings: dict[str, Any]) -> dict[str, Any]:
+    """A slot with a GPU of its own for each worker, for a trial that ran out of memory on a share."""
+    return {**settings, "gpus": 1.0, "workspace": {**settings["workspace"], "gpu_memory_fraction": 1.0}}
+
+
 def run_trials(
     storage: SweepStorage,
     ledger: Ledger,
@@ -80,20 +85,22 @@ def run_trials(
     """
     settings = slot_settings(storage, ledger, profile)
 
-    def job(trial: OpenTrial, score_to_beat: float) -> dict[str, Any]:
+    def job(trial: OpenTrial, score_to_beat: float, alone: bool) -> dict[str, Any]:
         place = storage.trial_dir(trial.study.target, trial.study.method, trial.trial.number)
         command = {
             "config": trial.config.to_dict(),
             "weights_dir": str(place),
+            "snapshot_dir": str(storage.snapshot_dir(trial.study.target, trial.study.method, trial.trial.number)),
             "score_to_beat": score_to_beat,
         }
-        return {"slot": settings, "trial": command}
+        return {"slot": with_whole_gpu(settings) if alone else settings, "trial": command}
 
     def finished(trial: OpenTrial) -> None:
         forget_weights(storage, ledger, trial)
+        forget_snapshots(storage, trial)
         progress.trial_ended(trial)
 
-    search = StudySearch(ledger, job, finished)
+    search = StudySearch(ledger, job, finished, larger_share=0 < profile.gpus_per_worker < 1)
     progress.start(search)
     if not search.left:
         return True
@@ -134,6 +141,14 @@ def forget_weights(storage: SweepStorage, ledger: Ledger, ended: OpenTrial) -> N
         with storage_errors(place, "delete"):
             if place.exists():
                 place.rmdir(recursive=True)
+
+
+def forget_snapshots(storage: SweepStorage, ended: OpenTrial) -> None:
+    """Delete what a restart of this trial would have gone on from."""
+    place = storage.snapshot_dir(ended.study.target, ended.study.method, ended.trial.number)
+    with storage_errors(place, "delete"):
+        if place.exists():
+            place.rmdir(recursive=True)
 
 
 @contextmanager

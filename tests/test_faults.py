@@ -86,7 +86,7 @@ def assert_whole(sweep_of: Sweep) -> None:
 
 def test_sweep_survives_the_death_of_its_machine_and_of_a_worker(command: list[str], tmp_path: Path) -> None:
     hurt = Sweep(tmp_path)
-    options = ["--methods=untuned,contrastive", "--trials=3", "--epochs=45"]
+    options = ["--methods=untuned,contrastive", "--trials=3", "--epochs=18"]
     with driver(tmp_path / "run.log", *command, *options) as run:
         run.wait_until(lambda: bool(hurt.ended() and hurt.midway()), "a trial had ended and one was midway")
         run.kill()
@@ -109,7 +109,7 @@ def interrupt(run: Driver, hurt: Sweep, number: signal.Signals) -> None:
     former = {record.uid: len(record.scores) for record in hurt.midway()}
     run.wait_until(lambda: bool(run.workers() and hurt.midway()), "the trial was midway")
     if former:  # its scores are those of the former run: wait for a line of the new one
-        run.wait_until(lambda: "trials to run" in run.log.read_text(), "trials were started")
+        run.wait_until(lambda: "Trials to run" in run.log.read_text(), "trials were started")
     if number == signal.SIGINT:
         os.killpg(run.process.pid, number)
     else:
@@ -126,7 +126,7 @@ def interrupt(run: Driver, hurt: Sweep, number: signal.Signals) -> None:
 
 def test_interrupted_sweep_says_how_to_go_on_and_does(command: list[str], tmp_path: Path) -> None:
     hurt = Sweep(tmp_path)
-    with driver(tmp_path / "run.log", *command, "--methods=contrastive", "--trials=1", "--epochs=30") as run:
+    with driver(tmp_path / "run.log", *command, "--methods=contrastive", "--trials=1", "--epochs=15") as run:
         interrupt(run, hurt, signal.SIGINT)
     (before,) = hurt.records().values()
     with driver(*hurt.resume("again.log")) as run:

@@ -27,15 +27,15 @@ from tests.orchestrator.plans import (
 class Hand:
     """A search and what it handed out and heard of."""
 
-    def __init__(self, plan: SweepPlan) -> None:
+    def __init__(self, plan: SweepPlan, larger_share: bool = False) -> None:
         self.ended: list[str] = []
         self.ledger = open_ledger(plan)
-        self.search = StudySearch(self.ledger, self.job, lambda trial: self.ended.append(trial.uid))
+        self.search = StudySearch(self.ledger, self.job, lambda trial: self.ended.append(trial.uid), larger_share)
         self.count = 0
 
     @staticmethod
-    def job(trial: OpenTrial, score_to_beat: float) -> dict[str, Any]:
-        return {"uid": trial.uid, "beat": score_to_beat}
+    def job(trial: OpenTrial, score_to_beat: float, alone: bool) -> dict[str, Any]:
+        return {"uid": trial.uid, "beat": score_to_beat, "alone": alone}
 
     def next(self) -> tuple[str, Any]:
         """Tune's id of the next trial and its configuration."""
@@ -234,3 +234,33 @@ def test_untuned_trial_completes_at_epoch_zero(tmp_path: Path) -> None:
     hand.search.on_trial_complete(trial_id, result(0, 0.2))
     (record,) = hand.ledger.study_records(V1_UNTUNED)
     assert (record.state, record.value, record.scores) == ("complete", 0.2, {0: 0.2})
+
+
+OUT_OF_MEMORY = {"failed": "out of memory: 3 GiB wanted", "out_of_memory": True, "done": True}
+
+
+def test_trial_out_of_memory_runs_last_and_alone_then_fails_alone(plan: SweepPlan) -> None:
+    hand = Hand(plan, larger_share=True)
+    (first, large), (second, _) = hand.next(), hand.next()
+    hand.search.on_trial_complete(first, OUT_OF_MEMORY)
+    assert (hand.ended, hand.state(V1_CONTRASTIVE, 0)) == ([], "running")
+    later = [hand.next(), hand.next()]
+    assert not any(job["alone"] or job["uid"] == large["uid"] for _, job in later), "it waits for the others"
+    assert hand.next()[1] is None, "those that run may come back too"
+    assert not hand.search.exhausted
+    for trial_id in (second, *(trial_id for trial_id, _ in later)):
+        hand.search.on_trial_complete(trial_id, result(9, 0.5))
+    again, job = hand.next()
+    assert (job["uid"], job["alone"]) == (large["uid"], True)
+    assert hand.next()[1] == Searcher.FINISHED
+    hand.search.on_trial_complete(again, OUT_OF_MEMORY)
+    assert hand.state(V1_CONTRASTIVE, 0) == "failed"
+    assert hand.search.failure is None
+    assert hand.search.exhausted
+
+
+def test_without_a_larger_share_it_fails_at_once(plan: SweepPlan) -> None:
+    hand = Hand(plan)
+    hand.search.on_trial_complete(hand.next()[0], OUT_OF_MEMORY)
+    assert hand.state(V1_CONTRASTIVE, 0) == "failed"
+    assert Ledger(plan).study_records(V1_CONTRASTIVE)[0].error == OUT_OF_MEMORY["failed"]

@@ -75,7 +75,8 @@ def running_ray() -> Iterator[None]:
 
 
 def command(config: TrialConfig, place: Path, score_to_beat: float = -1.0) -> dict[str, Any]:
-    return {"config": config.to_dict(), "weights_dir": str(place), "score_to_beat": score_to_beat}
+    places = {"weights_dir": str(place), "snapshot_dir": f"{place}-snapshots"}
+    return {"config": config.to_dict(), "score_to_beat": score_to_beat, **places}
 
 
 def worker_of(answer: dict[str, Any]) -> int:
@@ -148,6 +149,14 @@ def test_slot_serves_trial_after_trial(running_ray: None, demo_root: Path, cache
     assert [step()["epoch"], step()["epoch"]] == [1, 2]
     assert not (tmp_path / "dropped").exists()
     assert not (tmp_path / "worse").exists()
+
+    # A trial that wants other workers gets new ones, as one does that ran out of memory on a share of a GPU.
+    slot = {**slot, "workspace": {**slot["workspace"], "threads": 2}}
+    take(command(untuned, tmp_path / "alone"))
+    alone = step()
+    assert alone["score"] == pytest.approx(expected["untuned"][0], abs=1e-4)
+    assert worker_of(alone) != pid
+    pid = worker_of(alone)
 
     # A dead worker is noticed, and raises, so that Tune starts the trial again elsewhere.
     take(command(tuned, tmp_path / "killed"))

@@ -3,15 +3,15 @@
 ``TrialRun(config, data, weights)`` is an iterator: each ``next()`` tunes for one epoch and gives an
 `EpochResult`, with a validation score at the epochs that the configuration asks for. Dropping the iterator
 ends the trial. An untuned backbone gives one result, epoch 0. ``best_model()`` is the network at its best
-scored epoch, ready to save.
+scored epoch, ready to save. ``snapshot()`` is the trial's place between two epochs, ``restore()`` goes on from one.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,28 +31,11 @@ from trainables.tuning import distributed
 from trainables.tuning.losses import batch_loss, build_head
 from trainables.tuning.objectives import OBJECTIVES
 from trainables.tuning.pooled import SubjectInTraining, require_subjects, subjects_in_training
+from trainables.tuning.results import EpochResult
+from trainables.tuning.snapshot import Snapshot, optimiser_state, restore_optimiser
 
 if TYPE_CHECKING:
     from trainables.data.responses import TargetData
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What one epoch gave."""
-
-    epoch: int
-    """From 1; 0 for an untuned backbone."""
-    train_loss: float
-    """Mean over the epoch's training stimuli of all subjects: nats for contrastive objectives (plus the weighted
-    squared error, if any), squared response units for regression, NaN for an untuned backbone."""
-    seconds: float
-    """Spent tuning, without the score."""
-    images_per_second: float
-    """Training stimuli of all workers and subjects over ``seconds``; 0 for an untuned backbone."""
-    score: ValidationScore | None
-    """At the configuration's scored epochs, else None."""
-    score_seconds: float = 0.0
-    """Spent on ``score``."""
 
 
 class TrialRun(Iterator[EpochResult]):
@@ -80,6 +63,7 @@ class TrialRun(Iterator[EpochResult]):
             sends them anew.
 
     Attributes:
+        epoch: epochs that are done.
         best: result of the scored epoch with the highest validation r so far, the earlier one on a tie; None
             before.
 
@@ -119,6 +103,10 @@ class TrialRun(Iterator[EpochResult]):
         for module in (self.backbone, self.head):
             distributed.copy_from_first_worker(module.to(self._device))
         self._parameters = [*self.backbone.parameters(), *self.head.parameters()]
+        self._optimiser = torch.optim.Adam(
+            self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.epoch = 0
         self._results = self._run()
 
     def __next__(self) -> EpochResult:
@@ -143,24 +131,57 @@ class TrialRun(Iterator[EpochResult]):
             provenance=self._provenance(self.best.epoch, self.best.score),
         )
 
+    def snapshot(self, notes: Mapping[str, Any] | None = None) -> Snapshot:
+        """The trial between two epochs, with ``notes`` for whoever restores it; shares its tensors with the trial."""
+        best_backbone, best_head = self._best_states or ({}, {})
+        states = {
+            "backbone": self.backbone.state_dict(),
+            "head": self.head.state_dict(),
+            "optimiser": optimiser_state(self._optimiser),
+            "best_backbone": best_backbone,
+            "best_head": best_head,
+        }
+        return Snapshot(self.epoch, self._identity(), states, self.best, notes or {})
+
+    def restore(self, snapshot: Snapshot) -> bool:
+        """Go on from a snapshot, before the first epoch; the rest is as if nothing had happened.
+
+        Returns:
+            False, and nothing is changed, if it is another trial's: other configuration, weights or split.
+        """
+        if not snapshot.is_of(self._identity()):
+            return False
+        states = snapshot.states
+        self.backbone.load_state_dict(states["backbone"])
+        self.head.load_state_dict(states["head"])
+        restore_optimiser(self._optimiser, states["optimiser"])
+        self.epoch, self.best = snapshot.epoch, snapshot.best
+        if self.best is not None:
+            self._best_states = (
+                {name: tensor.to(self._device) for name, tensor in states["best_backbone"].items()},
+                {name: tensor.to(self._device) for name, tensor in states.get("best_head", {}).items()},
+            )
+        return True
+
+    def _identity(self) -> dict[str, Any]:
+        data = [part.data.digest for part in self._subjects]
+        return {"config": self.config.to_dict(), "weights": self._weights.digest, "split": data}
+
     def _run(self) -> Iterator[EpochResult]:
         if self.config.method == "untuned":
             yield self._scored(EpochResult(0, math.nan, 0.0, 0.0, None))
             return
-        optimiser = torch.optim.Adam(
-            self._parameters,
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
-            fused=True,
-        )
-        for epoch in range(1, self.config.epochs + 1):
+        for epoch in range(self.epoch + 1, self.config.epochs + 1):
             started = time.perf_counter()
-            loss = self._tune_epoch(epoch, optimiser)
+            loss = self._tune_epoch(epoch)
             seconds = time.perf_counter() - started
             result = EpochResult(epoch, loss, seconds, self._n_stimuli / seconds, None)
-            yield self._scored(result) if epoch in self.config.scored_epochs else result
+            if epoch in self.config.scored_epochs:
+                result = self._scored(result)
+            self.epoch = epoch
+            yield result
 
-    def _tune_epoch(self, epoch: int, optimiser: torch.optim.Optimizer) -> float:
+    def _tune_epoch(self, epoch: int) -> float:
         """One pass over the training stimuli of every subject in turn; the mean loss."""
         torch.manual_seed(_seed(self.config.seed, epoch, distributed.world()[0]))
         # The same on every worker, unlike PyTorch's own: for shuffling, and for what the objective draws.
@@ -173,10 +194,10 @@ class TrialRun(Iterator[EpochResult]):
             for subject in self._subjects:
                 for batch in _shuffled_batches(len(subject.responses), self.config.batch_size, generator):
                     loss = self._batch_loss(batch, generator, subject)
-                    optimiser.zero_grad()
+                    self._optimiser.zero_grad()
                     loss.backward()
                     distributed.average_gradients(self._parameters)
-                    optimiser.step()
+                    self._optimiser.step()
                     total += loss.detach() * len(batch)
         mean = float(total) / self._n_stimuli
         if not math.isfinite(mean):

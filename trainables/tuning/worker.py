@@ -37,7 +37,10 @@ from trainables.models.images import StimulusCache
 from trainables.models.tuned_model import TunedModel
 from trainables.models.weights import PretrainedWeights, load_weights
 from trainables.target import Target
-from trainables.tuning.loop import EpochResult, TrialRun
+from trainables.tuning import distributed
+from trainables.tuning.loop import TrialRun
+from trainables.tuning.results import EpochResult
+from trainables.tuning.snapshot import SnapshotFolder
 
 TARGETS_KEPT = 8
 """Targets whose responses stay in memory; the stimuli of a subject are one memory map whatever the number."""
@@ -148,12 +151,29 @@ class TrialInHand:
         self.started = time.time()
         self.bench = bench
         self.run = bench.start(self.config)
-        self.epochs: Iterator[EpochResult] = iter(self.run)
+        self.snapshots = SnapshotFolder(UPath(command["snapshot_dir"]))
+        self.snapshot_error: str | None = None
         self.history: list[dict[str, Any]] = []
+        former = self.snapshots.newest()
+        if former is not None and self.run.restore(former):
+            self.history = list(former.notes["history"])
+
+    def _epochs(self) -> Iterator[EpochResult]:
+        """The remaining epochs. A snapshot is taken before one begins: by then the scores so far are in the ledger."""
+        while True:
+            if distributed.world()[0] == 0 and self.run.epoch and self.snapshots.due():
+                try:
+                    self.snapshots.write(self.run.snapshot({"history": self.history}))
+                    self.snapshot_error = None
+                except StorageError as error:  # the trial itself lacks nothing; a restart would repeat more of it
+                    self.snapshot_error = str(error)
+            if (result := next(self.run, None)) is None:
+                return
+            yield result
 
     def advance(self) -> dict[str, Any]:
         """Run until the next validation score; at the last one, write the weights if they are worth keeping."""
-        for result in self.epochs:
+        for result in self._epochs():
             self.history.append(
                 {
                     "epoch": result.epoch,
@@ -196,7 +216,7 @@ class TrialInHand:
             "worker_started": self.started,
             "worker_ended": time.time(),
             "worker_pid": os.getpid(),
-        }
+        } | ({"snapshot_error": self.snapshot_error} if self.snapshot_error else {})
 
     def _scores(self, last: bool) -> dict[str, Any]:
         """Scores besides encoding, of a trial that has come to its end; by subject, for a pooled one."""
@@ -234,27 +254,31 @@ def serve_trials(channel: dict[str, Any]) -> None:
         command = ray.get(mailbox.command.remote(index))
         if command["do"] == "end":
             return
+        if command["do"] == "start":
+            trial, waiting = None, command  # frees the former trial's memory before the next one takes its own
+            continue
         answer: dict[str, Any]
         try:
-            if command["do"] == "start":
-                trial, waiting = None, command  # frees the former trial's memory before the next one takes its own
-                continue
             # Made by its first step, not by its start: one answer to each step, or a slot reads another trial's.
             trial = trial or TrialInHand(bench, waiting)
             answer = trial.advance()
-        except (DataError, StorageError, WeightsError) as error:  # not this trial's fault: mend it, then resume
-            answer = {"halt": str(error), "done": True}
-        except (CortexSweepError, torch.OutOfMemoryError) as error:
-            answer = {"failed": f"{type(error).__name__}: {error}", "done": True}
         except torch.AcceleratorError:
             raise
-        except Exception as error:  # noqa: BLE001 - the ledger and MLflow show it; the other trials go on
-            answer = {
-                "failed": f"{type(error).__name__}: {error}",
-                "done": True,
-                "details": json.dumps({"traceback": traceback.format_exc()}),
-            }
+        except Exception as error:  # noqa: BLE001 - the other trials go on
+            answer = {**as_answer(error), "done": True}
         if answer.get("failed") and torch.cuda.is_available():
             torch.cuda.empty_cache()
         if speaks:
             ray.get(mailbox.answer.remote(answer))
+
+
+def as_answer(error: Exception) -> dict[str, Any]:
+    """What the slot is told of a trial that ended in an error."""
+    if isinstance(error, (DataError, StorageError, WeightsError)):  # not this trial's fault: mend it, then resume
+        return {"halt": str(error)}
+    if isinstance(error, torch.OutOfMemoryError):
+        return {"failed": f"out of memory: {error}", "out_of_memory": True}
+    answer = {"failed": f"{type(error).__name__}: {error}"}
+    if not isinstance(error, CortexSweepError):  # nobody expected it: the ledger and MLflow show where it came from
+        answer["details"] = json.dumps({"traceback": "".join(traceback.format_exception(error))})
+    return answer
