@@ -29,7 +29,7 @@ help:
 	@echo 'make sweep    a small real sweep on the demo set: environment, data, tuning, leaderboard'
 	@echo '              own data: make sweep DATA=/path/to/algonauts SPACE=early_visual ARGS="--subjects 1,2"'
 	@echo 'make test     the whole test suite'
-	@echo 'make check    rules, format, strict types and layers'
+	@echo 'make check    rules, format, strict types, layers and packages'
 	@echo 'make format   mends format and simple rules'
 	@echo 'make ui       MLflow UI on the results'
 	@echo
@@ -47,17 +47,19 @@ test: environment
 	@$(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
 	@echo 'All tests passed. Next: `make sweep` for a sweep on the demo set, `make check` before a commit.'
 
-check: STEP := 1/5 $(EMPTY)
+check: STEP := 1/6 $(EMPTY)
 check: environment
-	@echo '2/5 rules'
+	@echo '2/6 rules'
 	@$(BIN)/ruff check .
-	@echo '3/5 format'
+	@echo '3/6 format'
 	@$(BIN)/ruff format --check .
-	@echo '4/5 strict types'
+	@echo '4/6 strict types'
 	@$(BIN)/mypy
-	@echo '5/5 layers'
+	@echo '5/6 layers'
 	@$(BIN)/lint-imports --no-logo
-	@echo 'Rules, format, types and layers hold. Next: `make test`.'
+	@echo '6/6 packages: installed ones agree with each other'
+	@$(BIN)/python -m pip check --disable-pip-version-check
+	@echo 'Rules, format, types, layers and packages hold. Next: `make test`.'
 
 format: environment
 	@$(BIN)/ruff check --fix .

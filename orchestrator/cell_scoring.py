@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from orchestrator.cells import (
     predicted_name,
     read_cell,
 )
-from orchestrator.networks import UNTUNED, build_network, building_plan
+from orchestrator.networks import UNTUNED, Building, build_network, building_plan
 from orchestrator.plan import SweepPlan
 from orchestrator.storage import SweepStorage, write_arrays, write_json
 from orchestrator.tasks import TaskRunner
@@ -28,6 +28,7 @@ from trainables.data.splits import NESTED, PUBLISHED_A
 from trainables.errors import StorageError
 
 if TYPE_CHECKING:
+    from trainables.data.dataset import Dataset
     from trainables.evaluations.subject import FeatureBank, SubjectParts, SubjectScores
     from trainables.models.tuned_model import TunedModel
 
@@ -53,7 +54,7 @@ def score_cells(
         todo = [key for key in wanted if key not in cells and (key.network.name == UNTUNED) == untuned_turn]
         if not todo:
             continue
-        jobs = [cell_job(storage, plan, key, {**(known or {}), **cells}) for key in todo]
+        jobs = [{"job": cell_job(storage, plan, key, {**(known or {}), **cells})} for key in todo]
         for index, _ in tasks.run(score_cell, jobs, title):
             cell = read_cell(storage, todo[index])
             if cell is None:
@@ -62,8 +63,25 @@ def score_cells(
     return {key: cells[key] for key in wanted}
 
 
-def cell_job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cells: Mapping[CellKey, Cell]) -> dict[str, Any]:
-    """Arguments of `score_cell`, without the device; ``cells`` are those that may hold the untuned network's choices.
+@dataclass(frozen=True)
+class CellJob:
+    """What the task that scores one cell is told."""
+
+    key: CellKey
+    split_seed: int
+    split_digest: str
+    """Of the sweep's own data set, which has to be the same still; empty for another one."""
+    protocol: str
+    encoder: str
+    building: Building
+    choices: Mapping[Place, tuple[str, float]] | None
+    """Layer and penalty of every place where the protocol takes those of the untuned network."""
+    place: str
+    """Where the cell is kept, without an ending."""
+
+
+def cell_job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cells: Mapping[CellKey, Cell]) -> CellJob:
+    """The task of one cell; ``cells`` are those that may hold the untuned network's choices.
 
     Raises:
         StorageError: ``published-a``, and the untuned network was not scored on that subject.
@@ -74,92 +92,69 @@ def cell_job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cells: Mappin
         untuned = {(k.external, k.data, k.subject): cell for k, cell in cells.items() if k.network.name == UNTUNED}
         if where not in untuned:
             raise StorageError(f"the untuned network was not scored on {key.subject}; evaluate encoding first")
-        reference = untuned[where]
-        choices = {place: reference.choice(place) for place in key.places}
-    target = key.network.target
-    return {
-        "data": key.data,
-        "subject": key.subject,
-        "places": list(key.places),
-        "split_seed": plan.split_seed,
-        "split_digest": "" if key.external else plan.split_digest,
-        "content": key.content,
-        "protocol": plan.protocol,
-        "encoder": plan.encoder,
-        **building_plan(storage, plan, key.network),
-        "trial": key.network.trial,
-        "own_index": target.subjects.index(key.subject) if target and key.own else None,
-        "own_place": key.network.places[0] if key.own else None,
-        "kept": list(key.kept),
-        "keep_measured": key.network.name == UNTUNED,
-        "choices": choices,
-        "place": str(cell_place(storage, key)),
-    }
+        choices = {place: untuned[where].choice(place) for place in key.places}
+    return CellJob(
+        key,
+        plan.split_seed,
+        "" if key.external else plan.split_digest,
+        plan.protocol,
+        plan.encoder,
+        building_plan(storage, plan, key.network),
+        choices,
+        str(cell_place(storage, key)),
+    )
 
 
-def score_cell(
-    data: str,
-    subject: str,
-    places: list[Place],
-    split_seed: int,
-    split_digest: str,
-    content: str,
-    protocol: str,
-    encoder: str,
-    weights: str,
-    backbone: str,
-    cutoff: str,
-    tuned: str | None,
-    trial: str,
-    own_index: int | None,
-    own_place: Place | None,
-    kept: list[tuple[Place, str]],
-    keep_measured: bool,
-    choices: dict[Place, tuple[str, float]] | None,
-    place: str,
-    device: str,
-) -> None:
+def score_cell(job: CellJob, device: str) -> None:
     """Score one network on one subject and keep r of every voxel; the body of a Ray task.
 
     Raises:
         DataError: the data set is not the one that the sweep ran on, or that the evaluation began with.
     """
-    from trainables.data.open import open_dataset
-    from trainables.data.responses import require_split, require_subject
     from trainables.evaluations.subject import load_parts, score_subject
 
-    dataset = open_dataset(data)
-    if split_digest:
-        require_split(dataset, split_seed, split_digest, protocol)
-    if content:
-        require_subject(dataset, subject, content)
-    network, model = build_network(weights, backbone, cutoff, tuned)
-    parts = load_parts(dataset, subject, places, split_seed, protocol)
-    scores, bank = score_subject(network.to(device), parts, protocol, encoder=encoder, choices=choices)
-    information = None
-    if model is not None and own_index is not None and own_place is not None and protocol == NESTED:
-        information = _information(model, parts, bank, own_index, own_place)
+    key, network_of = job.key, job.key.network
+    network, model = build_network(job.building)
+    parts = load_parts(_same_data(job), key.subject, list(key.places), job.split_seed, job.protocol)
+    scores, bank = score_subject(network.to(device), parts, job.protocol, encoder=job.encoder, choices=job.choices)
     summary = {
         "version": CELL_VERSION,
-        "trial": trial,
-        "data": data,
-        "kept": kept,
-        "protocol": protocol,
-        "split": split_digest,
-        "content": content,
+        "trial": network_of.trial,
+        "data": key.data,
+        "kept": list(key.kept),
+        "protocol": job.protocol,
+        "split": job.split_digest,
+        "content": key.content,
         "layers": list(network.readout_layers),
         "n_test": len(parts.rows[2]),
-        "information": information,
+        "information": _information(job, model, parts, bank),
         "places": [
             {"place": where, "columns": [columns.start, columns.stop], "choice": scores.choices.get(where)}
             for where, columns in parts.places.items()
         ],
     }
-    destination = UPath(place)
+    destination = UPath(job.place)
     # The arrays first: the summary beside them says that they are whole.
-    arrays = _arrays(summary, scores, parts, keep_measured)
+    arrays = _arrays(summary, scores, parts, keep_measured=network_of.name == UNTUNED)
     write_arrays(destination.with_name(f"{destination.name}.npz"), **arrays)
     write_json(destination.with_name(f"{destination.name}.json"), summary)
+
+
+def _same_data(job: CellJob) -> Dataset:
+    """The subject's data set, if it is what it was.
+
+    Raises:
+        DataError: it changed since the sweep ran, or since the evaluation began.
+    """
+    from trainables.data.open import open_dataset
+    from trainables.data.responses import require_split, require_subject
+
+    dataset = open_dataset(job.key.data)
+    if job.split_digest:
+        require_split(dataset, job.split_seed, job.split_digest, job.protocol)
+    if job.key.content:
+        require_subject(dataset, job.key.subject, job.key.content)
+    return dataset
 
 
 def _arrays(
@@ -181,17 +176,20 @@ def _arrays(
 
 
 def _information(
-    model: TunedModel, parts: SubjectParts, bank: FeatureBank, index: int, place: Place
+    job: CellJob, model: TunedModel | None, parts: SubjectParts, bank: FeatureBank
 ) -> dict[str, Any] | None:
-    """Information and retrieval of a contrastive network on its own subject; None for other methods."""
+    """Information and retrieval of a contrastive network on its own subject; None for others or without validation."""
     from trainables.evaluations.information import embed_pairs, measure_information
     from trainables.evaluations.retrieval import measure_retrieval
 
+    target = job.key.network.target
+    if model is None or target is None or not job.key.own or job.protocol != NESTED:
+        return None
     if model.method != "contrastive" and not model.method.startswith("pooled"):
         return None
     features = bank.take(bank.network.readout_layers[-1])
     n_train, n_val = len(parts.rows[0]), len(parts.rows[1])
-    columns = parts.places[place]
+    columns, index = parts.places[job.key.network.places[0]], target.subjects.index(job.key.subject)
     val, test = (
         embed_pairs(model, parts.responses[part][:, columns], features[rows], index)
         for part, rows in ((1, slice(n_train, n_train + n_val)), (2, slice(n_train + n_val, None)))

@@ -14,7 +14,7 @@ from upath import UPath
 
 from orchestrator.class_maps import class_maps_base, has_class_maps, write_class_maps
 from orchestrator.comparisons import finite
-from orchestrator.networks import Network, build_network, building_plan
+from orchestrator.networks import Building, Network, build_network, building_plan
 from orchestrator.plan import SweepPlan
 from orchestrator.storage import SweepStorage, read_json, resolved, storage_errors, write_json, write_whole
 from orchestrator.tasks import TaskRunner
@@ -79,7 +79,7 @@ def classify_networks(
 def _job(storage: SweepStorage, plan: SweepPlan, name: str, root: str, network: Network) -> dict[str, Any]:
     return {
         "root": root,
-        **building_plan(storage, plan, network),
+        "building": building_plan(storage, plan, network),
         "place": str(_probabilities_file(storage, name, network.name)),
         "maps": str(class_maps_base(storage, name, network.name)),
     }
@@ -137,9 +137,7 @@ def _probabilities_file(storage: SweepStorage, labelled: str, network: str) -> U
     return storage.evaluation_dir / "classification" / labelled / f"{network}.npy"
 
 
-def classify_network(
-    root: str, weights: str, backbone: str, cutoff: str, tuned: str | None, place: str, maps: str, device: str
-) -> dict[str, Any]:
+def classify_network(root: str, building: Building, place: str, maps: str, device: str) -> dict[str, Any]:
     """Classify with one network's features and keep the class probabilities and a few maps; the body of a Ray task."""
     from trainables.data.files import default_cache_dir
     from trainables.data.labelled import decode_labelled, open_labelled
@@ -147,7 +145,7 @@ def classify_network(
 
     images = open_labelled(root)
     pictures = decode_labelled(images, default_cache_dir())
-    network = build_network(weights, backbone, cutoff, tuned)[0].to(device)
+    network = build_network(building)[0].to(device)
     try:
         scores = classify(
             network,

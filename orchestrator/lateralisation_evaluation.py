@@ -15,7 +15,7 @@ from upath import UPath
 
 from orchestrator.cells import Cell, CellKey
 from orchestrator.comparisons import finite
-from orchestrator.networks import build_network, building_plan, places_of
+from orchestrator.networks import Building, build_network, building_plan, places_of
 from orchestrator.plan import SweepPlan
 from orchestrator.storage import SweepStorage, read_json, reading_arrays, write_json
 from orchestrator.tasks import TaskRunner
@@ -155,7 +155,7 @@ def _exchange_job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cell: Ce
         "data": plan.data,
         "split_seed": plan.split_seed,
         "protocol": plan.protocol,
-        **building_plan(storage, plan, key.network),
+        "building": building_plan(storage, plan, key.network),
         "place": str(storage.evaluation_dir / "salience" / folder / file),
     }
 
@@ -167,10 +167,7 @@ def exchange_voxels(
     data: str,
     split_seed: int,
     protocol: str,
-    weights: str,
-    backbone: str,
-    cutoff: str,
-    tuned: str | None,
+    building: Building,
     place: str,
     device: str,
 ) -> None:
@@ -192,7 +189,7 @@ def exchange_voxels(
     targets = [Target(dataset.name, (subject,), hemisphere, roi) for hemisphere in ("lh", "rh")]
     left, right = (load_target(dataset, target, split_seed, protocol=protocol).train for target in targets)
     test = load_test(dataset, targets[0], split_seed, protocol=protocol)
-    model = build_network(weights, backbone, cutoff, tuned)[0].to(device)
+    model = build_network(building)[0].to(device)
     layer = salience_layer(model, min(readout_layers, key=model.readout_layers.index))
     features = extract_features(model, left.stimuli, left.rows, [layer])[layer]
     fitted = [RidgeEncoder().fit(features, part.responses) for part in (left, right)]

@@ -72,17 +72,22 @@ def subjects_of(plan: SweepPlan) -> list[str]:
     return list(dict.fromkeys(name for target in plan.targets for name in target.subjects))
 
 
-def building_plan(storage: SweepStorage, plan: SweepPlan, network: Network) -> dict[str, str | None]:
-    """What a task has to be told to call `build_network`."""
-    return {
-        "weights": str(storage.weights_file),
-        "backbone": plan.backbone,
-        "cutoff": plan.cutoffs[-1],
-        "tuned": network.tuned,
-    }
+@dataclass(frozen=True)
+class Building:
+    """What a task has to know to build a network."""
+
+    weights: str
+    backbone: str
+    cutoff: str
+    tuned: str | None
 
 
-def build_network(weights: str, backbone: str, cutoff: str, tuned: str | None) -> tuple[Backbone, TunedModel | None]:
+def building_plan(storage: SweepStorage, plan: SweepPlan, network: Network) -> Building:
+    """For `build_network`."""
+    return Building(str(storage.weights_file), plan.backbone, plan.cutoffs[-1], network.tuned)
+
+
+def build_network(building: Building) -> tuple[Backbone, TunedModel | None]:
     """The network on the CPU, and the tuned model with its head; called where a task runs.
 
     Raises:
@@ -92,7 +97,8 @@ def build_network(weights: str, backbone: str, cutoff: str, tuned: str | None) -
     from trainables.models.tuned_model import TunedModel
     from trainables.models.weights import load_weights
 
-    if tuned is None:
-        return build_backbone(backbone, load_weights(weights, backbone).state, cutoff).eval(), None
-    model = TunedModel.load(UPath(tuned))
+    if building.tuned is None:
+        weights = load_weights(building.weights, building.backbone)
+        return build_backbone(building.backbone, weights.state, building.cutoff).eval(), None
+    model = TunedModel.load(UPath(building.tuned))
     return model.build(), model

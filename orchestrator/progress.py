@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from rich.console import Console
 from rich.live import Live
@@ -18,6 +20,8 @@ from trainables.target import Target
 FOOTER_LINES = 5
 REFRESH_SECONDS = 1.0
 """The ledger is read at most this often, however many trials end."""
+LINE_SECONDS = 30.0
+"""A log gets a line at most this often."""
 
 
 @dataclass
@@ -84,9 +88,25 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
+class LogLines:
+    """Lines about long work for where nobody sees a live view: a file, a batch system, `ray job logs`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said = -math.inf
+
+    def say(self, text: str, last: bool = False) -> None:
+        """Print with the time of day, unless there was a line a moment ago or there is a terminal."""
+        if self._console.is_terminal or not (last or time.monotonic() - self._said >= LINE_SECONDS):
+            return
+        self._said = time.monotonic()
+        now = datetime.now().astimezone()
+        self._console.print(f"{now:%H:%M:%S} {text}", soft_wrap=True, highlight=False)
+
+
 @dataclass
 class SweepProgress:
-    """Live table on a terminal, silence elsewhere."""
+    """Live table on a terminal; a line now and then in a log."""
 
     console: Console
     plan: SweepPlan
@@ -98,6 +118,9 @@ class SweepProgress:
     _ledger: Ledger | None = None
     _counted: float = 0.0
     _lines: dict[Target, TargetLine] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._log = LogLines(self.console)
 
     def start(self, search: StudySearch) -> None:
         """Begin to show ``search``."""
@@ -116,6 +139,8 @@ class SweepProgress:
     def trial_ended(self, trial: OpenTrial) -> None:
         """Count a trial that has ended."""
         self.ended += 1
+        if not self.quiet:
+            self._log.say(self.eta(), last=self.ended == self.left)
 
     def _counts(self) -> dict[Target, TargetLine]:
         if self._ledger is not None and time.monotonic() - self._counted > REFRESH_SECONDS:

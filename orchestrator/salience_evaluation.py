@@ -12,7 +12,7 @@ from orchestrator.cells import Cell, CellKey
 from orchestrator.class_maps import class_gallery
 from orchestrator.labelled_evaluation import known_sets
 from orchestrator.lateralisation_evaluation import N_STIMULI, lateralisation_tables
-from orchestrator.networks import UNTUNED, build_network, building_plan, places_of
+from orchestrator.networks import UNTUNED, Building, build_network, building_plan, places_of
 from orchestrator.overlays import GALLERY, overlay, write_overlays
 from orchestrator.plan import SweepPlan
 from orchestrator.storage import SweepStorage, reading_arrays, write_arrays, write_json
@@ -76,7 +76,7 @@ def _job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cell: Cell, hemis
         "split_seed": plan.split_seed,
         "protocol": plan.protocol,
         "encoder": plan.encoder,
-        **building_plan(storage, plan, key.network),
+        "building": building_plan(storage, plan, key.network),
         "place": str(storage.evaluation_dir / "salience" / name.replace(":", "_") / _file_name(key, layer)),
     }
 
@@ -94,10 +94,7 @@ def make_maps(
     split_seed: int,
     protocol: str,
     encoder: str,
-    weights: str,
-    backbone: str,
-    cutoff: str,
-    tuned: str | None,
+    building: Building,
     place: str,
     device: str,
 ) -> None:
@@ -113,7 +110,7 @@ def make_maps(
     target = Target(dataset.name, (subject,), hemisphere, roi)
     train = load_target(dataset, target, split_seed, protocol=protocol).train
     test = load_test(dataset, target, split_seed, protocol=protocol)
-    model = build_network(weights, backbone, cutoff, tuned)[0].to(device)
+    model = build_network(building)[0].to(device)
     score = response_score(fit_encoder(model, readout_layer, train, encoder=encoder), readout_layer)
     rows = test.rows[:N_STIMULI]
     # Only these pictures: mirroring makes a copy of what it is given.

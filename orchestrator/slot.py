@@ -15,6 +15,9 @@ import ray
 from ray import tune
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.mailbox import Mailbox
 from trainables.tuning.worker import serve_trials
@@ -32,7 +35,10 @@ class Slot(tune.Trainable):
         self.reset_config(config)
 
     def _start_group(self, slot: dict[str, Any]) -> None:
-        self.mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
+        # On the slot's own machine: one that goes takes workers along, not the slot's word to the others.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(Mailbox)
+        self.mailbox = actor.options(num_cpus=0, scheduling_strategy=here).remote()
         self.slot = slot
         trainer = TorchTrainer(
             serve_trials,
@@ -40,7 +46,12 @@ class Slot(tune.Trainable):
             scaling_config=ScalingConfig(
                 num_workers=slot["workers"], use_gpu=slot["gpus"] > 0, resources_per_worker=_resources(slot)
             ),
-            run_config=RunConfig(name=f"slot-{uuid.uuid4().hex[:12]}", storage_path=slot["scratch"]),
+            run_config=RunConfig(
+                name=f"slot-{uuid.uuid4().hex[:12]}",
+                storage_path=slot["scratch"],
+                # A group that Ray Train started again would read the mailbox from its beginning.
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+            ),
         )
         self.ended: Exception | None = None
         self.group = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
@@ -57,19 +68,31 @@ class Slot(tune.Trainable):
         if new_config["slot"] != self.slot:
             self.cleanup()
             self._start_group(new_config["slot"])
-        ray.get(self.mailbox.send.remote({"do": "start", **new_config["trial"]}))
+        self.trial = new_config["trial"]
+        self._send({"do": "start", **self.trial})
         return True
+
+    def _send(self, command: dict[str, Any]) -> None:
+        ray.get(self.mailbox.send.remote(command))
 
     def step(self) -> dict[str, Any]:
         """Advance the trial to its next validation score.
 
+        Workers whose machine the cloud has taken away are started anew, elsewhere, and go on from the newest snapshot.
+
         Raises:
-            RuntimeError: the worker group has died; Tune then runs the trial again in a new slot.
+            RuntimeError: the worker group has died of something else; Tune then runs the trial again in a new slot.
         """
-        ray.get(self.mailbox.send.remote({"do": "step"}))
+        self._send({"do": "step"})
         while (answer := ray.get(self.mailbox.next_answer.remote(PATIENCE_SECONDS))) is None:
-            if not self.group.is_alive():
+            if self.group.is_alive():
+                continue
+            if not _taken_away(self.ended):
                 raise RuntimeError(f"the worker group of this slot has ended: {self.ended}")
+            ray.kill(self.mailbox)
+            self._start_group(self.slot)
+            self._send({"do": "start", **self.trial})
+            self._send({"do": "step"})
         return dict(answer)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -81,9 +104,15 @@ class Slot(tune.Trainable):
     def cleanup(self) -> None:
         """Let the workers end, then the mailbox."""
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(self.mailbox.send.remote({"do": "end"}))
+            self._send({"do": "end"})
             self.group.join(20)
             ray.kill(self.mailbox)
+
+
+def _taken_away(error: Exception | None) -> bool:
+    """Whether a worker group ended because a machine was drained (`cluster.spot_watcher`) and went."""
+    deaths = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    return isinstance(error, PreemptionError) or any(getattr(death, "preempted", False) for death in deaths)
 
 
 def _resources(slot: dict[str, Any]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster.profiles import Profile, choose_profile
+from orchestrator.progress import LogLines
 from orchestrator.tuning import ray_running
 from trainables.errors import CortexSweepError, StorageError
 
@@ -51,12 +52,15 @@ class TaskRunner:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         hidden = self.quiet or not self.console.is_terminal
         with Progress(*columns, console=self.console, disable=hidden, transient=True) as bars:
-            bar = bars.add_task(title, total=len(pending))
+            total, log = len(pending), LogLines(self.console)
+            bar = bars.add_task(title, total=total)
             while pending:
                 (done,), _ = ray.wait(list(pending), num_returns=1)
                 index = pending.pop(done)
                 yield index, _result(done, title)
                 bars.advance(bar)
+                if not self.quiet:
+                    log.say(f"{title}: {total - len(pending)}/{total}", last=not pending)
 
 
 def _submitted(function: Callable[..., Any], jobs: Sequence[dict[str, Any]], profile: Profile) -> dict[Any, int]:

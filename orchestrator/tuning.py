@@ -6,8 +6,9 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -104,22 +105,7 @@ def run_trials(
     progress.start(search)
     if not search.left:
         return True
-    tuner = tune.Tuner(
-        tune.with_resources(Slot, {"CPU": COORDINATOR_CPUS}),
-        tune_config=tune.TuneConfig(
-            search_alg=search,
-            scheduler=StudyPruning(search),
-            num_samples=-1,
-            max_concurrent_trials=min(slots, search.left),
-            reuse_actors=warm,
-        ),
-        run_config=tune.RunConfig(
-            name=f"tune-{uuid.uuid4().hex[:12]}",
-            storage_path=storage.scratch,
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=SLOT_ATTEMPTS),
-        ),
-    )
+    tuner = _tuner(search, storage, min(slots, search.left), warm)
     try:
         with terminations_as_interrupts():
             tuner.fit()
@@ -129,6 +115,25 @@ def run_trials(
     if search.failure is not None:
         raise search.failure
     return not search.running and search.exhausted
+
+
+def _tuner(search: StudySearch, storage: SweepStorage, slots: int, warm: bool) -> tune.Tuner:
+    return tune.Tuner(
+        tune.with_resources(Slot, {"CPU": COORDINATOR_CPUS}),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=StudyPruning(search),
+            num_samples=-1,
+            max_concurrent_trials=slots,
+            reuse_actors=warm,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{uuid.uuid4().hex[:12]}",
+            storage_path=storage.scratch,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=SLOT_ATTEMPTS),
+        ),
+    )
 
 
 def forget_weights(storage: SweepStorage, ledger: Ledger, ended: OpenTrial) -> None:
@@ -205,4 +210,12 @@ def _start_ray(cores: int, quiet: dict[str, Any]) -> None:
                     f"Ray did not start here in {attempt} attempts ({error}); end what loads the machine and try again"
                 ) from error
         else:
+            _keep_token_private()
             return
+
+
+def _keep_token_private() -> None:
+    """Ray asks for a token on loopback too, and writes it so that others can read it: with it they can run code."""
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # none there, or none of one's own
+        token.chmod(0o600)

@@ -12,10 +12,18 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
+from orchestrator.tuning import ray_running
 from trainables.data.algonauts import AlgonautsDataset, open_algonauts
 from trainables.data.demo import make_demo
 
-STARTS_RAY = ("test_end_to_end.py", "test_faults.py", "test_published.py", "test_science.py", "test_slot.py")
+STARTS_RAY = (
+    "test_end_to_end.py",
+    "test_faults.py",
+    "test_published.py",
+    "test_science.py",
+    "test_slot.py",
+    "test_spot_watcher.py",
+)
 """Files whose tests start Ray: two clusters at once on two cores starve each other's workers."""
 
 
@@ -57,6 +65,13 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["SWEEP_CACHE_DIR"]
     else:
         os.environ["SWEEP_CACHE_DIR"] = before
+
+
+@pytest.fixture(scope="module")
+def shared_ray() -> Iterator[None]:
+    """Ray for all commands that a file runs `at_once`: each would start its own, which takes longer than its work."""
+    with ray_running(None, cpus=2):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def sweep(*words: str | Path, timeout: float = 500) -> subprocess.CompletedProce
 
 
 def at_once(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a command that starts no Ray in this process, which spares it the seconds that imports take."""
+    """Run a command in this process, which spares it the seconds that imports take; Ray has to run if it needs one."""
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", ["sweep.py", *map(str, words)]):

@@ -52,15 +52,15 @@ def finished(storage: Path, demo_root: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def selected(finished: str, storage: Path) -> list[dict[str, Any]]:
-    done = sweep("select", "small", "--storage", storage, "--json")
+def selected(finished: str, shared_ray: None, storage: Path) -> list[dict[str, Any]]:
+    done = at_once("select", "small", "--storage", storage, "--json")
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout))
 
 
 @pytest.fixture(scope="module")
 def evaluated(selected: list[dict[str, Any]], storage: Path) -> dict[str, Any]:
-    done = sweep("evaluate", "small", "--storage", storage, "--json")
+    done = at_once("evaluate", "small", "--storage", storage, "--json")
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweeps import sweep
+from tests.sweeps import at_once
 from trainables.data.demo import make_demo
 
-pytestmark = pytest.mark.timeout(590)
+pytestmark = [pytest.mark.timeout(590), pytest.mark.usefixtures("shared_ray")]
 OPTIONS = [
     "--space=published",
     "--hemispheres=lh",
@@ -41,7 +41,7 @@ def test_one_command_reproduces_a_protocol(
     words: list[str | Path] = ["--data", data, "--name", "p", "--protocol", protocol, "--storage", tmp_path]
     if protocol == "published-b":  # the other protocol tries what is there without asking for less
         words += ["--methods", ",".join(methods), "--subjects", ",".join(subjects)]
-    done = sweep("run", *words, *OPTIONS)
+    done = at_once("run", *words, *OPTIONS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"protocol {protocol}" in done.stdout
     assert (tmp_path / "p/report.html").exists()

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from orchestrator.launch import open_sweep
-from tests.sweeps import sweep
+from tests.sweeps import at_once
 from trainables.analyses.landscape import bhattacharyya_distances, oracle_probabilities
 
 pytestmark = pytest.mark.timeout(590)
@@ -52,7 +52,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def evaluation(storage: Path, demo_root: Path, labelled: Path) -> Path:
+def evaluation(storage: Path, demo_root: Path, labelled: Path, shared_ray: None) -> Path:
     """Folder with the results of all evaluations."""
     commands: list[list[str | Path]] = [
         ["run", "--data", demo_root, *OPTIONS, "--labelled", labelled],
@@ -60,7 +60,7 @@ def evaluation(storage: Path, demo_root: Path, labelled: Path) -> Path:
         ["evaluate", "all", "--evaluations=all", "--labelled", labelled, "--external", demo_root],
     ]
     for words in commands:
-        done = sweep(*words, "--storage", storage)
+        done = at_once(*words, "--storage", storage)
         assert done.returncode == 0, done.stdout + done.stderr
     return storage / "all/evaluation"
 
@@ -167,6 +167,6 @@ def test_evaluating_again_computes_nothing(evaluation: Path, storage: Path, labe
 
     before = computed()
     words: list[str | Path] = ["--evaluations=all", "--labelled", labelled, "--external", demo_root]
-    done = sweep("evaluate", "all", *words, "--storage", storage)
+    done = at_once("evaluate", "all", *words, "--storage", storage)
     assert done.returncode == 0, done.stderr
     assert computed() == before

@@ -1,22 +1,33 @@
-"""A cloud's notice, given by a metadata server of the test's own, drains a real node."""
+"""A cloud's notice, given by a metadata server of the test's own, drains a real node, and the trial there goes on."""
 
 from __future__ import annotations
 
 import json
 import sys
 import threading
-import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from subprocess import run
+from typing import Any
 
 import pytest
 import ray
-from ray._private.test_utils import wait_for_condition
+from ray._common.test_utils import wait_for_condition
 from ray.cluster_utils import Cluster
+from upath import UPath
 
 from cluster.spot_watcher import aws_notice, gcp_notice
+from orchestrator.slot import Slot
+from trainables.config import TrialConfig
+from trainables.models.weights import load_weights, save_weights
+from trainables.target import Target
+from trainables.tuning.snapshot import SnapshotFolder
+from trainables.tuning.worker import Workspace
+
+EPOCHS = 80
 
 
 class Metadata(BaseHTTPRequestHandler):
@@ -75,35 +86,59 @@ def test_no_metadata_server_is_no_notice() -> None:
     assert gcp_notice("http://127.0.0.1:9") is None
 
 
-@pytest.mark.timeout(180)
-def test_a_notice_drains_the_node(server: str) -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+@pytest.fixture
+def two_machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head that is too small for workers, and a machine for them that will be taken away."""
+    monkeypatch.setenv("RAY_TRAIN_V2_ENABLED", "1")
+    monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
     try:
-        leaving = cluster.add_node(num_cpus=1, resources={"leaving": 1})
         ray.init(address=cluster.address, log_to_driver=False)
-
-        @ray.remote(num_cpus=0, resources={"leaving": 0.1})
-        def here() -> str:
-            return str(ray.get_runtime_context().get_node_id())
-
-        assert ray.get(here.remote(), timeout=60) == leaving.node_id
-        Metadata.notice = notice_in(100)
-        words = ["aws", "--address", cluster.address, "--server", server, "--node-id", leaving.node_id]
-        done = run(
-            [sys.executable, "-m", "cluster.spot_watcher", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=90,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "s left for node" in done.stdout
-        time.sleep(1)
-        waiting = here.remote()
-        assert ray.wait([waiting], timeout=5) == ([], [waiting]), "the drained node still takes work"
-        cluster.add_node(num_cpus=1, resources={"leaving": 1})
-        wait_for_condition(lambda: bool(ray.wait([waiting], timeout=1)[0]), timeout=60)
-        assert ray.get(waiting) != leaving.node_id
+        yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def long_trial(data: Path, place: Path, cache: Path) -> dict[str, Any]:
+    weights = place / "weights.safetensors"
+    save_weights(load_weights("random"), weights)
+    work = Workspace(str(data), str(weights), "alexnet", str(cache), 0, "nested", ("encoding",), (), "", 1, 0.0)
+    target = Target("demo", ("subj01",), "lh", "V1v")
+    config = TrialConfig(
+        target, "regression", layer_cutoff="features.2", epochs=EPOCHS, batch_size=16, score_epochs=(2,)
+    )
+    places = {"weights_dir": str(place / "model"), "snapshot_dir": str(place / "snapshots")}
+    slot = {"workspace": asdict(work), "workers": 1, "cpus": 2, "gpus": 0.0, "scratch": str(place / "scratch")}
+    return {"slot": slot, "trial": {"config": config.to_dict(), "score_to_beat": -1.0, **places}}
+
+
+@pytest.mark.timeout(280)
+def test_trial_on_a_machine_that_is_taken_away_goes_on_elsewhere(
+    two_machines: Cluster, server: str, demo_root: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    leaving = two_machines.add_node(num_cpus=2)
+    slot: Any = ray.remote(num_cpus=0.01)(Slot).remote(long_trial(demo_root, tmp_path, cache_dir))
+    first = ray.get(slot.step.remote(), timeout=120)
+    assert (first["epoch"], first["done"]) == (2, False)
+    rest = slot.step.remote()
+
+    Metadata.notice = notice_in(2)
+    options = ["--address", two_machines.address, "--server", server, "--node-id", leaving.node_id]
+    watcher = [sys.executable, "-m", "cluster.spot_watcher", "aws", *options]
+    watched = run(watcher, capture_output=True, text=True, check=False, timeout=90)
+    assert watched.returncode == 0, watched.stderr
+    assert f"s left for node {leaving.node_id}" in watched.stdout
+    snapshots = SnapshotFolder(UPath(tmp_path / "snapshots"))
+    wait_for_condition(lambda: snapshots.newest() is not None, timeout=60)
+    assert ray.wait([rest], timeout=5) == ([], [rest]), "the trial was not long enough"
+    two_machines.remove_node(leaving, allow_graceful=False)
+
+    two_machines.add_node(num_cpus=2)
+    last = ray.get(rest, timeout=120)
+    details = json.loads(last["details"])
+    assert (last["epoch"], last["done"]) == (EPOCHS, True)
+    assert [entry["epoch"] for entry in details["history"]] == list(range(1, EPOCHS + 1))
+    assert details["worker_pid"] != json.loads(first["details"])["worker_pid"]
+    assert (tmp_path / "model/model.json").exists()
+    ray.get(slot.cleanup.remote(), timeout=60)

@@ -34,7 +34,7 @@ def test_cell_of_an_external_set_is_scored_anew_when_the_set_changes(demo_copy: 
     key = untuned_key(demo_copy)
     assert read_cell(storage, key) is None
     job = cell_job(storage, plan, key, {})
-    score_cell(**job, device="cpu")
+    score_cell(job, device="cpu")
     cell = read_cell(storage, untuned_key(demo_copy))
     assert cell is not None
     assert cell.r("test", "features.2", ("lh", "V1v")) is not None
@@ -46,7 +46,7 @@ def test_cell_of_an_external_set_is_scored_anew_when_the_set_changes(demo_copy: 
     assert changed != key
     assert read_cell(storage, changed) is None
     with pytest.raises(DataError, match=f"{changed.content}.*began with {key.content}"):
-        score_cell(**job, device="cpu")  # the set changed while the task waited for its turn
+        score_cell(job, device="cpu")  # the set changed while the task waited for its turn
     np.save(demo_copy / RESPONSES, responses)
     assert read_cell(storage, untuned_key(demo_copy)) is not None
 

@@ -5,7 +5,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from typing import Any
 import pytest
 import ray
 import torch
+from ray._private.worker import get_dashboard_url
 from upath import UPath
 
 from orchestrator.mailbox import Mailbox
 from orchestrator.slot import Slot
-from orchestrator.tuning import ray_running
 from trainables.config import TrialConfig
 from trainables.data.algonauts import open_algonauts
 from trainables.data.responses import load_target
@@ -68,10 +69,16 @@ def test_answer_that_comes_after_the_patience_is_not_lost() -> None:
     assert asyncio.run(scene()) == [None, {"epoch": 1}]
 
 
-@pytest.fixture(scope="module")
-def running_ray() -> Iterator[None]:
-    with ray_running(None, cpus=2):
-        yield
+def test_others_on_this_machine_cannot_run_code(shared_ray: None) -> None:
+    """Loopback is everybody's on a machine that is shared: Ray asks for a token that its owner alone can read."""
+    address = f"http://{get_dashboard_url()}/api/jobs/"
+    job = urllib.request.Request(
+        address, json.dumps({"entrypoint": "true"}).encode(), {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(job, timeout=30)
+    assert refused.value.code in (401, 403)
+    assert (Path.home() / ".ray/auth_token").stat().st_mode & 0o077 == 0
 
 
 def command(config: TrialConfig, place: Path, score_to_beat: float = -1.0) -> dict[str, Any]:
@@ -83,7 +90,7 @@ def worker_of(answer: dict[str, Any]) -> int:
     return int(json.loads(answer["details"])["worker_pid"])
 
 
-def test_slot_serves_trial_after_trial(running_ray: None, demo_root: Path, cache_dir: Path, tmp_path: Path) -> None:
+def test_slot_serves_trial_after_trial(shared_ray: None, demo_root: Path, cache_dir: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     save_weights(load_weights("random"), weights)
     target = Target("demo", ("subj01",), "lh", "V1v")
@@ -151,7 +158,7 @@ def test_slot_serves_trial_after_trial(running_ray: None, demo_root: Path, cache
     assert not (tmp_path / "worse").exists()
 
     # A trial that wants other workers gets new ones, as one does that ran out of memory on a share of a GPU.
-    slot = {**slot, "workspace": {**slot["workspace"], "threads": 2}}
+    slot = {**slot, "workspace": {**asdict(workspace), "threads": 2}}
     take(command(untuned, tmp_path / "alone"))
     alone = step()
     assert alone["score"] == pytest.approx(expected["untuned"][0], abs=1e-4)

@@ -37,10 +37,10 @@ def run_of(**changes: Any) -> TrialRun:
 def assert_same(one: TrialRun, other: TrialRun) -> None:
     for mine, theirs in ((one.backbone, other.backbone), (one.head, other.head)):
         assert equal_states(mine.state_dict(), theirs.state_dict())
-    mine, theirs = one.best_model(), other.best_model()
-    assert equal_states(dict(mine.state), dict(theirs.state))
-    assert equal_states(dict(mine.head), dict(theirs.head))
-    assert mine.provenance == theirs.provenance
+    saved, expected = one.best_model(), other.best_model()
+    assert equal_states(dict(saved.state), dict(expected.state))
+    assert equal_states(dict(saved.head), dict(expected.head))
+    assert saved.provenance == expected.provenance
     assert one.best is not None
     assert other.best is not None
     assert one.best.score is not None
@@ -96,8 +96,9 @@ def test_half_written_snapshot_leaves_the_one_before(tmp_path: Path) -> None:
 class PlantedBench(Bench):
     """A worker's bench whose data are planted."""
 
-    def __init__(self) -> None:
-        super().__init__(Workspace("", "", "tiny", None, 0, "nested", ("encoding",), (), "", 1, 0.0))
+    def __init__(self, leaving: bool = False) -> None:
+        workspace = Workspace("", "", "tiny", None, 0, "nested", ("encoding",), (), "", 1, 0.0)
+        super().__init__(workspace, lambda: leaving)
 
     def start(self, config: TrialConfig) -> TrialRun:
         return TrialRun(config, planted_data(), tiny_weights(), device="cpu", precision="float32")
@@ -106,10 +107,10 @@ class PlantedBench(Bench):
         return [planted_data()]
 
 
-def in_hand(place: Path, score_epochs: tuple[int, ...] = (1, 3)) -> TrialInHand:
-    config = tiny_config(epochs=EPOCHS, score_epochs=score_epochs)
+def in_hand(place: Path, leaving: bool = False) -> TrialInHand:
+    config = tiny_config(epochs=EPOCHS, score_epochs=(1, 3))
     places = {"weights_dir": str(place / "weights"), "snapshot_dir": str(place / "snapshots")}
-    return TrialInHand(PlantedBench(), {"config": config.to_dict(), "score_to_beat": -1.0, **places})
+    return TrialInHand(PlantedBench(leaving), {"config": config.to_dict(), "score_to_beat": -1.0, **places})
 
 
 def without_clock(answer: dict[str, Any]) -> dict[str, Any]:
@@ -160,3 +161,11 @@ def test_storage_that_takes_no_snapshot_is_noted_and_the_trial_ends(
     answers = [trial.advance() for _ in range(3)]
     assert answers[-1]["done"]
     assert "cannot be written" in json.loads(answers[-1]["details"])["snapshot_error"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_machine_that_is_taken_away_leaves_a_snapshot_of_every_epoch(tmp_path: Path) -> None:
+    trial = in_hand(tmp_path, leaving=True)
+    trial.advance()
+    trial.advance()
+    assert [place.name for place in (tmp_path / "snapshots").iterdir()] == ["00002"]

@@ -10,7 +10,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -77,8 +77,10 @@ class Workspace:
 class Bench:
     """The warm state of one worker."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, leaving: Callable[[], bool] = lambda: False) -> None:
+        """``leaving`` says whether this machine is about to be taken away; every worker of a group asks it equally."""
         self.workspace = workspace
+        self.leaving = leaving
         torch.set_num_threads(workspace.threads)
         # A worker without a share of a GPU may still see one: Ray hides devices only from those that ask for some.
         self.device = (
@@ -161,7 +163,8 @@ class TrialInHand:
     def _epochs(self) -> Iterator[EpochResult]:
         """The remaining epochs. A snapshot is taken before one begins: by then the scores so far are in the ledger."""
         while True:
-            if distributed.world()[0] == 0 and self.run.epoch and self.snapshots.due():
+            due = self.bench.leaving() or self.snapshots.due()
+            if due and self.run.epoch and distributed.world()[0] == 0:
                 try:
                     self.snapshots.write(self.run.snapshot({"history": self.history}))
                     self.snapshot_error = None
@@ -245,7 +248,7 @@ def serve_trials(channel: dict[str, Any]) -> None:
     A trial's failure is answered and is the trial's alone. What leaves the device unusable ends the worker group, and
     the slot starts a new one.
     """
-    bench = Bench(Workspace(**channel["workspace"]))
+    bench = Bench(Workspace(**channel["workspace"]), lambda: ray.train.get_preemption_info() is not None)
     speaks = ray.train.get_context().get_world_rank() == 0
     mailbox = channel["mailbox"]
     trial: TrialInHand | None = None
