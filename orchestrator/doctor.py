@@ -18,6 +18,7 @@ from upath import UPath
 
 from orchestrator.storage import resolved, storage_errors, without_password, write_whole
 from trainables.errors import ConfigError, CortexSweepError
+from trainables.remote import is_local, read_whole
 
 SKEW_SECONDS = 30.0
 """Clocks further apart than this make object stores refuse requests and trials seem to end before they began."""
@@ -100,14 +101,14 @@ def _weights(needs: Needs) -> Iterator[Line]:
 
 def _storage(needs: Needs) -> Iterator[Line]:
     base = resolved(needs.storage)
-    local = base.protocol in ("", "file", "local")
+    local = is_local(base)
     probe = base / f".{PROBE}-{uuid.uuid4().hex}"
     before = time.time()
     made = local and not base.exists()
     write_whole(probe, b"probe")
     try:
         with storage_errors(probe, "read back"):
-            intact = probe.read_bytes() == b"probe"
+            intact = read_whole(probe) == b"probe"
             listed = probe.name in {path.name for path in base.iterdir()}
             skew = _modified(probe) - before
     finally:

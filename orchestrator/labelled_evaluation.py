@@ -19,6 +19,7 @@ from orchestrator.plan import SweepPlan
 from orchestrator.storage import SweepStorage, read_json, resolved, storage_errors, write_json, write_whole
 from orchestrator.tasks import TaskRunner
 from trainables.errors import ConfigError, DataError, StorageError
+from trainables.remote import is_local, read_whole
 
 if TYPE_CHECKING:
     from trainables.data.labelled import LabelledImages
@@ -216,9 +217,9 @@ def _read(path: UPath) -> NDArray[Any]:
     """Memory-mapped where it lies on a disk: hundreds of networks do not fit into memory at once."""
     try:
         with storage_errors(path, "read"):
-            if path.protocol in ("", "file", "local"):
+            if is_local(path):
                 mapped: NDArray[Any] = np.load(path.path, mmap_mode="r", allow_pickle=False)
                 return mapped
-            return np.asarray(np.load(BytesIO(path.read_bytes()), allow_pickle=False))
+            return np.asarray(np.load(BytesIO(read_whole(path)), allow_pickle=False))
     except ValueError as error:
         raise StorageError(f"{path} is damaged ({error}); delete it and evaluate classification again") from error

@@ -20,6 +20,7 @@ from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.mailbox import Mailbox
+from orchestrator.storage import ray_storage
 from trainables.tuning.worker import serve_trials
 
 PATIENCE_SECONDS = 2.0
@@ -48,7 +49,7 @@ class Slot(tune.Trainable):
             ),
             run_config=RunConfig(
                 name=f"slot-{uuid.uuid4().hex[:12]}",
-                storage_path=slot["scratch"],
+                **ray_storage(slot["scratch"]),
                 # A group that Ray Train started again would read the mailbox from its beginning.
                 failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
             ),

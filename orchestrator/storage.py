@@ -22,13 +22,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from botocore.exceptions import BotoCoreError
 from upath import UPath
 
+from trainables import remote
 from trainables.errors import ConfigError, StorageError
+from trainables.remote import StoreError, is_local, read_whole
 from trainables.target import Target
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -39,6 +41,8 @@ def storage_errors(path: UPath | Path | str, action: str = "write") -> Iterator[
     """Turn the operating system's errors about ``path`` into one sentence."""
     try:
         yield
+    except StoreError:  # a sentence already
+        raise
     except (OSError, BotoCoreError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StorageError(
@@ -73,10 +77,10 @@ def write_whole(path: UPath, content: bytes) -> None:
         StorageError: nothing was written.
     """
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.protocol not in ("", "file", "local"):
-            path.write_bytes(content)  # an object store's put is atomic
+        if not is_local(path):
+            remote.write_whole(path, content)
             return
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(str(path.with_name(f".{path.name}.{uuid.uuid4().hex}")))
         try:
             with temporary.open("xb") as file:  # unlike tempfile's, readable by whom the umask says
@@ -97,10 +101,14 @@ def reading_arrays(path: UPath) -> Iterator[Mapping[str, Any]]:
         StorageError: the file is not there, or is damaged.
     """
     try:
-        with storage_errors(path, "read"), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with storage_errors(path, "read"), _opened(path) as file, np.load(file, allow_pickle=False) as archive:
             yield archive
     except (ValueError, KeyError, zipfile.BadZipFile) as error:
         raise StorageError(f"{path} is damaged ({error}); delete it and evaluate again") from error
+
+
+def _opened(path: UPath) -> BinaryIO:
+    return Path(str(path)).open("rb") if is_local(path) else BytesIO(read_whole(path))
 
 
 def read_json(path: UPath) -> Any:
@@ -110,7 +118,7 @@ def read_json(path: UPath) -> Any:
         StorageError: the file is not there or is not JSON.
     """
     with storage_errors(path, "read"):
-        content = path.read_bytes()
+        content = read_whole(path)
     try:
         return json.loads(content)
     except ValueError as error:
@@ -136,7 +144,7 @@ class SweepStorage:
     @property
     def is_local(self) -> bool:
         """Whether the storage is a folder of this machine (or a shared file system)."""
-        return self.base.protocol in ("", "file", "local")
+        return is_local(self.base)
 
     @property
     def local_base(self) -> Path:
@@ -220,8 +228,19 @@ class SweepStorage:
             StorageError: the place cannot be written.
         """
         with storage_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
+            if self.is_local:
+                self.root.mkdir(parents=True, exist_ok=True)
             self.journal_file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def ray_storage(scratch: str) -> dict[str, Any]:
+    """Where Ray's RunConfig keeps its own bookkeeping; S3 is spoken to as elsewhere, not by Arrow's own client."""
+    place = UPath(scratch)
+    if is_local(place):
+        return {"storage_path": scratch}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem  # Ray has it
+
+    return {"storage_path": place.path, "storage_filesystem": PyFileSystem(FSSpecHandler(place.fs))}
 
 
 def without_password(address: str) -> str:
@@ -236,14 +255,14 @@ def resolved(storage: str, option: str = "--storage") -> UPath:
         path.fs  # noqa: B018 - made here, so that an unknown kind of address is told before anything else
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{option} is {storage!r} ({error}); expected a folder or an s3:// address") from error
-    return UPath(Path(storage).expanduser().resolve()) if path.protocol in ("", "file", "local") else path
+    return UPath(Path(storage).expanduser().resolve()) if is_local(path) else path
 
 
 def sweep_names(storage: str) -> list[str]:
     """Names of the sweeps kept in ``storage``, oldest first by plan."""
     base = resolved(storage)
-    if not base.exists():
-        return []
     with storage_errors(base, "list"):
+        if not base.exists():
+            return []
         found = [folder for folder in base.iterdir() if (folder / "plan.json").exists()]
     return sorted(folder.name for folder in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import uuid
@@ -14,6 +15,7 @@ from typing import Any
 import joblib
 import ray
 from ray import tune
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.tune import TuneError
 
 from cluster.profiles import COORDINATOR_CPUS, Profile
@@ -22,8 +24,10 @@ from orchestrator.progress import SweepProgress
 from orchestrator.pruning import StudyPruning
 from orchestrator.search import StudySearch
 from orchestrator.slot import Slot
-from orchestrator.storage import SweepStorage, storage_errors
+from orchestrator.storage import SweepStorage, ray_storage, storage_errors
+from trainables.data.cache import cache_limit
 from trainables.errors import ConfigError, StorageError
+from trainables.remote import node_settings
 from trainables.tuning.worker import Workspace
 
 SLOT_ATTEMPTS = 2
@@ -129,7 +133,7 @@ def _tuner(search: StudySearch, storage: SweepStorage, slots: int, warm: bool) -
         ),
         run_config=tune.RunConfig(
             name=f"tune-{uuid.uuid4().hex[:12]}",
-            storage_path=storage.scratch,
+            **ray_storage(storage.scratch),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=SLOT_ATTEMPTS),
         ),
@@ -175,12 +179,13 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
     if ray.is_initialized():  # by a caller, which ends it too
         yield dict(ray.cluster_resources())
         return
+    cache_limit()  # a size that is none is told here, not by every worker
     os.environ.update(TUNE_SETTINGS)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     cores = cpus or joblib.cpu_count()  # those that affinity and container limits leave
     if address:
         try:
-            ray.init(address=address, **quiet)
+            ray.init(address=address, runtime_env=runtime_env(), **quiet)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise ConfigError(
                 f"no Ray cluster answers at --address {address} ({error}); start one, or leave it out"
@@ -194,6 +199,17 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
         yield resources
     finally:
         ray.shutdown()
+
+
+def runtime_env() -> dict[str, Any]:
+    """What all processes of the sweep are told, on whichever node: where S3 is, how large a cache may be.
+
+    A job that was submitted with variables of its own has them on all nodes already, and Ray refuses a second value.
+    """
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}")
+    known = (job.get("runtime_env") or {}).get("env_vars") or {}
+    told = {name: value for name, value in node_settings().items() if name not in known}
+    return {"env_vars": told} if told else {}
 
 
 def _start_ray(cores: int, quiet: dict[str, Any]) -> None:

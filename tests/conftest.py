@@ -18,6 +18,7 @@ from trainables.data.demo import make_demo
 
 STARTS_RAY = (
     "test_end_to_end.py",
+    "test_failing_store.py",
     "test_faults.py",
     "test_published.py",
     "test_science.py",

@@ -54,13 +54,13 @@ def at_once(*words: str | Path) -> subprocess.CompletedProcess[str]:
 class Driver:
     """A command that runs in the background."""
 
-    def __init__(self, log: Path, *words: str | Path) -> None:
+    def __init__(self, log: Path, *words: str | Path, folder: Path = ROOT) -> None:
         self.log = log
         self._known: set[int] = set()
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 command_line(*words),
-                cwd=ROOT,
+                cwd=folder,
                 env=environment(),
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -113,9 +113,9 @@ def _three(line: str) -> tuple[str, str, str]:
 
 
 @contextmanager
-def driver(log: Path, *words: str | Path) -> Iterator[Driver]:
-    """A command in the background; if it still runs at the end it is killed."""
-    started = Driver(log, *words)
+def driver(log: Path, *words: str | Path, folder: Path = ROOT) -> Iterator[Driver]:
+    """A command in the background, in ``folder``; if it still runs at the end it is killed."""
+    started = Driver(log, *words, folder=folder)
     try:
         yield started
     finally:

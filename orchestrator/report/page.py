@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -25,7 +23,7 @@ from orchestrator.report.salience import salience_section
 from orchestrator.report.search import search_section
 from orchestrator.report.transfer import transfer_section
 from orchestrator.report.voxels import voxels_section
-from orchestrator.storage import storage_errors
+from orchestrator.storage import write_whole
 from orchestrator.tracking.figures import log_figures
 from orchestrator.tracking.projection import Projection
 from trainables.errors import StorageError
@@ -57,7 +55,7 @@ def write_report(name: str, storage_uri: str, console: Console) -> UPath:
     results = read_results(name, storage_uri)
     sections = make_sections(results)
     path = results.storage.root / "report.html"
-    _write(path, render(results, sections, datetime.now(UTC)))
+    write_whole(path, render(results, sections, datetime.now(UTC)).encode())
     figures = {picture.name: picture.png for section in sections for picture in section.all_pictures}
     try:
         log_figures(Projection(results.ledger, results.storage.artifacts_uri), figures)
@@ -146,19 +144,3 @@ def warnings(results: Results) -> list[str]:
     if len(plan.skipped) > 20:
         found.append(f"Skipped {len(plan.skipped) - 20} more targets, see `python sweep.py status {plan.name}`.")
     return found
-
-
-def _write(path: UPath, text: str) -> None:
-    """Write the page so that a reader sees the whole of it or none."""
-    content = text.encode()
-    with storage_errors(path):
-        if path.protocol not in ("", "file", "local"):
-            path.write_bytes(content)  # an object store's put is atomic
-            return
-        temporary = Path(str(path.with_name(f".{path.name}.{uuid.uuid4().hex}")))
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(str(path))
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise

@@ -14,9 +14,10 @@ from orchestrator.launch import open_sweep
 from orchestrator.leaderboard import Row, leaderboard
 from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan
-from orchestrator.storage import SweepStorage, read_json, storage_errors
+from orchestrator.storage import SweepStorage, read_json, reading_arrays, storage_errors
 from trainables.data.splits import NESTED, PUBLISHED
 from trainables.errors import StorageError
+from trainables.remote import read_whole
 
 EVALUATIONS = (
     "encoding",
@@ -112,7 +113,7 @@ class Results:
         if not path.exists():
             return None
         try:
-            with storage_errors(path, "read"), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            with reading_arrays(path) as archive:
                 return np.asarray(archive["r"], dtype=np.float64)
         except (ValueError, KeyError) as error:
             raise StorageError(f"{path} is damaged ({error}); delete it and evaluate again") from error
@@ -126,7 +127,7 @@ class Results:
         if not path.exists():
             return None
         with storage_errors(path, "read"):
-            return bytes(path.read_bytes())
+            return read_whole(path)
 
 
 def read_results(name: str, storage_uri: str) -> Results:

@@ -22,6 +22,7 @@ from orchestrator.plan import StudyKey
 from orchestrator.tracking.client import tracking_errors
 from orchestrator.tracking.projection import Projection, study_tags
 from trainables.errors import StorageError
+from trainables.remote import read_whole
 from trainables.target import Target
 
 CHAMPION = "champion"
@@ -118,7 +119,7 @@ def _save_pyfunc(place: Path, predictor: UPath) -> None:
             if source.is_file():
                 copy = data / str(source.relative_to(predictor))
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(source.read_bytes())
+                copy.write_bytes(read_whole(source))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # asks for an example beside the signature
             mlflow.pyfunc.save_model(

@@ -32,6 +32,12 @@ def hang_half_way(folder: Path, cache: Path, answer: Connection) -> None:
     decode_stimuli([UPath(path) for path in sorted(folder.iterdir())], cache, size=32, progress=hang)
 
 
+def hold(folder: Path, cache: Path, answer: Connection) -> None:
+    decoded = decode_stimuli([UPath(path) for path in sorted(folder.iterdir())], cache, size=16)
+    answer.send(decoded.shape)
+    time.sleep(600)
+
+
 def decode_with_little_room(folder: Path, cache: Path, answer: Connection) -> None:
     paths = [UPath(path) for path in sorted(folder.iterdir())]
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -4,60 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import boto3
-import fsspec
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.data.builders_generic import make_generic
 from tests.data.builders_nod import make_nod
 from tests.data.helpers import write_challenge
+from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
+from tests.s3 import BUCKET, bucket, forget_connections, s3_server, speak_to, upload
 from trainables.data.algonauts import open_algonauts
 from trainables.data.check import check_dataset
 from trainables.data.files import FaultyFileError
 from trainables.data.open import open_dataset
 from trainables.data.stimuli import decode_stimuli
-from trainables.errors import DataError
-
-BUCKET = "laboratory"
+from trainables.errors import CortexSweepError, DataError
+from trainables.s3 import PatientS3
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-def upload(root: Path) -> str:
-    """Puts a folder into the bucket, which an open file system may have looked into before."""
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        boto3.client("s3").upload_file(str(path), BUCKET, str(path.relative_to(root.parent)))
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    return f"s3://{BUCKET}/{root.name}"
+def server() -> Iterator[str]:
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture
-def remote(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def client(server: str) -> Iterator[Any]:
+    with bucket(server) as client:
+        yield client
+
+
+@pytest.fixture
+def proxy(server: str) -> Iterator[FaultProxy]:
+    with fault_proxy(server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def remote(server: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A data set in a bucket, as `write_challenge` writes it."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    speak_to(server, monkeypatch)
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=BUCKET)
-    upload(write_challenge(tmp_path / "lab"))
-    yield f"s3://{BUCKET}/lab"
-    for entry in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-        client.delete_object(Bucket=BUCKET, Key=entry["Key"])
-    client.delete_bucket(Bucket=BUCKET)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    return upload(client, write_challenge(tmp_path / "lab"))
 
 
 def test_reads_alike(remote: str, tmp_path: Path) -> None:
@@ -82,12 +71,12 @@ def test_checks_alike(remote: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["generic", "generic-ids", "nod"])
-def test_other_layouts_read_alike(remote: str, tmp_path: Path, layout: str) -> None:
+def test_other_layouts_read_alike(remote: str, client: Any, tmp_path: Path, layout: str) -> None:
     if layout == "nod":
         root = make_nod(tmp_path / "nod", subjects=1, trials=1)
     else:
         root = make_generic(tmp_path / "own", subjects=1, stimuli=12, ids=layout == "generic-ids", ncsnr=True)
-    address = upload(root)
+    address = upload(client, root)
     there, here = open_dataset(address), open_dataset(root)
     assert (there.name, there.rois, list(there.subjects)) == (here.name, here.rois, list(here.subjects))
     far, near = there.subject("subj01"), here.subject("subj01")
@@ -105,13 +94,13 @@ def test_other_layouts_read_alike(remote: str, tmp_path: Path, layout: str) -> N
         assert report.faults == []
 
 
-def test_a_replaced_array_is_copied_anew(remote: str, tmp_path: Path) -> None:
+def test_a_replaced_array_is_copied_anew(remote: str, client: Any, tmp_path: Path) -> None:
     before = open_algonauts(remote).subject("subj01").responses("lh", "V1v")
     name = "lab/subj01/training_split/training_fmri/lh_training_fmri.npy"
     changed = np.zeros((3, 8, 2), np.float32)[..., 0] + np.arange(8, dtype=np.float32)
     np.save(tmp_path / "changed.npy", np.vstack([changed, changed])[:3, :].astype(np.float64))
-    boto3.client("s3").upload_file(str(tmp_path / "changed.npy"), BUCKET, name)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    client.upload_file(str(tmp_path / "changed.npy"), BUCKET, name)
+    forget_connections()
     with pytest.raises(FaultyFileError, match="float64; expected float32"):
         open_algonauts(remote).subject("subj01").responses("lh", "V1v")
     assert before.shape == (3, 3)
@@ -130,6 +119,69 @@ def test_no_credentials(remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    forget_connections()
     with pytest.raises(DataError, match=r"cannot be reached .* credentials"):
         open_algonauts(remote)
+
+
+ARRAY = "lh_training_fmri.npy"
+
+
+@pytest.fixture
+def shaky(remote: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The data set behind a proxy that can fail, read with little patience."""
+    speak_to(proxy.address, monkeypatch)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    monkeypatch.setenv("SWEEP_S3_TIMEOUT", "1")
+    monkeypatch.setattr(PatientS3, "retries", 2)
+    return remote
+
+
+def test_a_data_set_is_read_through_faults_that_pass(shaky: str, proxy: FaultProxy, tmp_path: Path) -> None:
+    proxy.fail("500", path="list-type=2")
+    proxy.fail("503", path=r"train-0001\S*png", method="GET")
+    proxy.fail("reset", path=r"train-0002\S*png", method="GET")
+    proxy.fail("stall", path=r"train-0003\S*png", method="GET")
+    proxy.fail("truncated", path=ARRAY, method="GET")
+    proxy.fail("short", path=ARRAY, method="GET")
+    proxy.fail("garbled", path=ARRAY, method="GET")
+    far, near = (open_algonauts(place).subject("subj01") for place in (shaky, tmp_path / "lab"))
+    decoded = [decode_stimuli(each.image_paths, tmp_path / "stimuli", size=16) for each in (far, near)]
+    assert np.array_equal(*decoded)
+    assert np.array_equal(far.responses("lh", "V1v"), near.responses("lh", "V1v"))
+    assert {fault for *_, fault in proxy.log} == {"", "500", "503", "reset", "stall", "truncated", "short", "garbled"}
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "reset", "truncated", "stall", "short", "expired", "denied"])
+def test_what_does_not_come_whole_is_told_and_not_kept(
+    shaky: str, proxy: FaultProxy, tmp_path: Path, fault: str
+) -> None:
+    subject = open_algonauts(shaky).subject("subj01")
+    proxy.fail(fault, path=ARRAY, method="GET", times=ALWAYS)
+    with pytest.raises(CortexSweepError, match=ARRAY) as told:
+        subject.responses("lh", "V1v")
+    assert not isinstance(told.value, FaultyFileError), "the file is not to blame"
+    assert "\n" not in str(told.value)
+    assert ("renew the credentials" in str(told.value)) == (fault == "expired")
+    assert [path.name for path in (tmp_path / "cache/remote").iterdir() if path.suffix != ".lock"] == []
+    proxy.heal()
+    assert np.array_equal(
+        subject.responses("lh", "V1v"), open_algonauts(tmp_path / "lab").subject("subj01").responses("lh", "V1v")
+    )
+
+
+@pytest.mark.parametrize("fault", ["500", "reset", "expired"])
+def test_a_store_that_fails_is_told_when_a_data_set_is_opened(shaky: str, proxy: FaultProxy, fault: str) -> None:
+    proxy.fail(fault, times=ALWAYS)
+    for root in (shaky, f"s3://{BUCKET}"):  # which a store that fails must not make look empty
+        with pytest.raises(DataError, match="cannot be reached") as told:
+            open_dataset(root)
+        assert root in str(told.value)
+
+
+def test_images_that_do_not_come_are_told(shaky: str, proxy: FaultProxy, tmp_path: Path) -> None:
+    subject = open_algonauts(shaky).subject("subj01")
+    proxy.fail("cut", path=r"train-0002\S*png", method="GET", times=ALWAYS)
+    with pytest.raises(CortexSweepError, match=r"train-0002\S*png cannot be read"):
+        decode_stimuli(subject.image_paths, tmp_path / "stimuli", size=16)
+    assert list((tmp_path / "stimuli").glob("*.npy")) == []

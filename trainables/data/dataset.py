@@ -13,8 +13,8 @@ from botocore.exceptions import BotoCoreError
 from numpy.typing import NDArray
 from upath import UPath
 
-from trainables.data.files import is_local
 from trainables.errors import DataError
+from trainables.remote import StoreError, is_local
 
 AnySubject = TypeVar("AnySubject")
 
@@ -141,6 +141,8 @@ def reaching(place: UPath) -> Iterator[None]:
     """
     try:
         yield
+    except StoreError as error:
+        raise DataError(f"data set {place} cannot be reached ({error.reason}); {error.remedy}") from error
     except (OSError, BotoCoreError) as error:
         problem = f"data set {place} cannot be reached ({error})"
         raise DataError(f"{problem}; check the address, the network and the credentials") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Callable, Sequence
 from io import BytesIO
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from upath import UPath
 
+from trainables.data.cache import mapped
 from trainables.data.files import (
     NPY_DAMAGE,
+    REBUILDS,
     FaultyFileError,
     fingerprint,
     locked,
@@ -22,12 +25,16 @@ from trainables.data.files import (
     reading_threads,
     writing,
 )
+from trainables.errors import StorageError
 
 DECODER_VERSION = 1
 """Part of every recipe: raise it whenever the same files would decode to other pixels."""
 
 BLOCK = 128
 """Images decoded before they are written; bounds memory, not speed."""
+
+NPY_HEADER_BYTES = 128
+"""What NumPy writes before such an array."""
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -70,13 +77,17 @@ def decode_once(
     memo = cache_dir / f"{kind}-{fingerprint(paths, recipe)}.txt"
     with locked(memo):
         array = _remembered(memo, shape)
-        if array is None:
-            whole = _build(paths, shape, kind, recipe, shrink, memo.with_suffix(".npy"), progress)
-            with writing(memo) as file:
-                file.write(whole.name.encode())
-            array = np.lib.format.open_memmap(whole, mode="r")
-        elif progress:
+        if array is not None and progress:
             progress(len(paths), len(paths))
+        for _ in range(REBUILDS if array is None else 0):
+            name = _build(paths, shape, kind, recipe, shrink, memo.with_suffix(".npy"), progress)
+            with writing(memo) as file:
+                file.write(name.encode())
+            array = _remembered(memo, shape)
+            if array is not None:
+                break
+    if array is None:
+        raise StorageError(f"{cache_dir} loses what is written there, {REBUILDS} times; raise SWEEP_CACHE_SIZE")
     return array
 
 
@@ -100,7 +111,7 @@ def decode_image(content: bytes, path: UPath) -> Image.Image:
 def _remembered(memo: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     """The array that the memo names, unless one of the two is gone or damaged."""
     try:
-        array: NDArray[np.uint8] = np.lib.format.open_memmap(memo.with_name(memo.read_text()), mode="r")
+        array: NDArray[np.uint8] = mapped(memo.with_name(memo.read_text()))
     except NPY_DAMAGE:
         return None
     return array if array.shape == shape and array.dtype == np.uint8 else None
@@ -114,15 +125,18 @@ def _build(
     shrink: Callable[[Image.Image], Image.Image],
     unnamed: Path,
     progress: Progress | None,
-) -> Path:
-    """Hashes and decodes all images in one pass, then gives the array the name that follows from the hash."""
+) -> str:
+    """Hashes and decodes all images in one pass; the name of the array follows from the hash."""
     content_hash = hashlib.sha256(recipe.encode())
 
     def decode(path: UPath) -> tuple[bytes, bytes]:
         content = read_bytes(path)
         return hashlib.sha256(content).digest(), shrink(decode_image(content, path)).tobytes()
 
-    with reading_threads() as threads, writing(unnamed) as file:
+    def name() -> str:
+        return f"{kind}-{content_hash.hexdigest()[:32]}.npy"
+
+    with reading_threads() as threads, writing(unnamed, math.prod(shape) + NPY_HEADER_BYTES, name=name) as file:
         # Plain writes, not a memory map: on a full disk they raise, where a map would kill the process.
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for start in range(0, len(paths), BLOCK):
@@ -132,4 +146,4 @@ def _build(
                 file.write(pixels)
             if progress:
                 progress(start + len(block), len(paths))
-    return unnamed.replace(unnamed.with_name(f"{kind}-{content_hash.hexdigest()[:32]}.npy"))
+    return name()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +16,12 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from upath import UPath
 
+from trainables.data.cache import mapped, reserve
 from trainables.errors import DataError, StorageError
+from trainables.remote import StoreError, copy_whole, is_local, read_whole
 
-COPY_CHUNK_BYTES = 8 << 20
+REBUILDS = 3
+"""How often an entry of the cache is made again that another process removed before it was in use."""
 
 MIN_THREADS = 8
 """Reading waits on the disk or the network more than what follows it waits on a core."""
@@ -72,23 +75,21 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cortex-sweep"
 
 
-def is_local(path: UPath) -> bool:
-    """Whether the path lies on a disk of this machine, where files can be memory-mapped."""
-    return path.protocol in ("", "file", "local")
-
-
 def read_bytes(path: UPath) -> bytes:
     """The whole file.
 
     Raises:
         FaultyFileError: it is missing or cannot be read.
+        StoreError: a store did not give it, which is no fault of the file.
     """
     try:
-        return bytes(path.read_bytes())
+        return read_whole(path)
+    except StoreError:
+        raise
     except FileNotFoundError as error:
         raise missing(path) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise FaultyFileError(path, f"it cannot be read ({error})", "check its permissions and its disk") from error
 
 
 def read_array(path: UPath) -> NDArray[Any]:
@@ -96,11 +97,14 @@ def read_array(path: UPath) -> NDArray[Any]:
 
     Raises:
         FaultyFileError: the file is missing, truncated, no ``.npy`` file, or holds pickled objects.
-        StorageError: the copy of a remote file cannot be written.
+        StorageError: a store did not give it, or the copy of a remote file cannot be written.
     """
     try:
-        local = Path(path.path) if is_local(path) else _local_copy(path)
-        array: NDArray[Any] = np.lib.format.open_memmap(local, mode="r")
+        array: NDArray[Any] = (
+            np.lib.format.open_memmap(Path(path.path), mode="r") if is_local(path) else _copied_array(path)
+        )
+    except StoreError:
+        raise
     except FileNotFoundError as error:
         raise missing(path) from error
     except NPY_DAMAGE as error:
@@ -110,20 +114,31 @@ def read_array(path: UPath) -> NDArray[Any]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
+def writing(
+    path: Path, size: int | None = None, root: Path | None = None, name: Callable[[], str] | None = None
+) -> Iterator[BinaryIO]:
     """A binary file that appears under its name only when it is whole; hold `locked` around it.
 
+    Args:
+        path: of the file.
+        size: bytes that it will have at most, if the cache has to have room for them.
+        root: the cache's folder; that of the file by default.
+        name: gives the file's name in its folder when it is whole, if it follows from the content.
+
     Raises:
-        StorageError: the disk is full or the place cannot be written; nothing is left behind.
+        StorageError: the disk or the cache is full or the place cannot be written; nothing is left behind.
     """
     # One name, not one per process: what a killed writer left is overwritten by the next, not collected.
     partial = path.with_name(f".{path.name}.part")
     try:
-        with partial.open("wb") as file:
+        with partial.open("wb") if size is None else reserve(root or path.parent, partial, size) as file:
             yield file
+            file.truncate()  # where writing ended
             file.flush()
             os.fsync(file.fileno())  # a network disk reports that it is full only here
-        partial.replace(path)
+            partial.replace(path.with_name(name()) if name else path)
+    except StoreError:
+        raise
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -155,30 +170,22 @@ def unwritable(path: Path, error: OSError) -> StorageError:
     return StorageError(f"{path} cannot be written ({cause}); free some space or choose another place")
 
 
-def _local_copy(path: UPath) -> Path:
-    """A copy of a remote file in the cache.
+def _copied_array(path: UPath) -> NDArray[Any]:
+    """The array of a copy of a remote file in the cache.
 
     The key is the address with the size and the time of the last change: a replaced file is copied anew.
     """
     status = path.stat()
     key = hashlib.sha256(f"{path}:{status.st_size}:{status.st_mtime}".encode()).hexdigest()[:32]
-    copy = default_cache_dir() / "remote" / f"{key}{path.suffix}"
+    cache = default_cache_dir()
+    copy = cache / "remote" / f"{key}{path.suffix}"
     with locked(copy):
-        if not copy.exists():
-            with writing(copy) as file:
-                for chunk in _chunks(path):
-                    file.write(chunk)
-    return copy
-
-
-def _chunks(path: UPath) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(COPY_CHUNK_BYTES):
-                yield chunk
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: UPath, error: OSError) -> FaultyFileError:
-    return FaultyFileError(path, f"it cannot be read ({error})", "check its permissions and its disk")
+        for _ in range(REBUILDS):
+            if not copy.exists():
+                with writing(copy, status.st_size, cache) as file:
+                    copy_whole(path, file)
+            try:
+                return mapped(copy)
+            except FileNotFoundError:  # gone again, to make room for another
+                continue
+    raise StorageError(f"{copy} was removed {REBUILDS} times before it could be read; raise SWEEP_CACHE_SIZE")

@@ -11,8 +11,9 @@ from typing import Any
 
 from upath import UPath
 
-from trainables.data.files import FaultyFileError, is_local, read_bytes
+from trainables.data.files import FaultyFileError, read_bytes
 from trainables.data.rois import ALL
+from trainables.remote import is_local
 from trainables.target import HEMISPHERES
 
 DESCRIPTION_FILE = "dataset.toml"

@@ -16,8 +16,9 @@ from PIL import Image
 from upath import UPath
 
 from trainables.data.decoding import DECODER_VERSION, Progress, decode_once
-from trainables.data.files import FaultyFileError, is_local, read_bytes
+from trainables.data.files import FaultyFileError, read_bytes
 from trainables.errors import ConfigError, DataError
+from trainables.remote import StoreError, is_local
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Of the files that are images, in any case; other files of a class's folder are passed over."""
@@ -82,6 +83,8 @@ def open_labelled(root: str | os.PathLike[str], *, limit_per_class: int | None =
         if not place.is_dir():
             raise DataError(f"labelled images {place} are no folder; give the folder that holds the classes")
         name, pictures, class_names = _find(place)
+    except StoreError as error:
+        raise DataError(f"labelled images {place} cannot be reached ({error.reason}); {error.remedy}") from error
     except (OSError, BotoCoreError) as error:
         problem = f"labelled images {place} cannot be reached ({error})"
         raise DataError(f"{problem}; check the address, the network and the credentials") from error

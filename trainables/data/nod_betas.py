@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.data.files import NPY_DAMAGE, FaultyFileError, locked, missing, writing
+from trainables.data.cache import mapped
+from trainables.data.decoding import NPY_HEADER_BYTES
+from trainables.data.files import NPY_DAMAGE, REBUILDS, FaultyFileError, locked, missing, writing
 from trainables.data.nod_cifti import SurfaceMaps, read_surface_maps
 from trainables.data.nod_layout import Run, read_events
 from trainables.target import HEMISPHERES
@@ -36,14 +38,14 @@ def assemble_betas(
     """
     path = cache_dir / "nod" / f"{_key(runs, vertices)}.npy"
     with locked(path):
-        try:
-            array: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="r")
-        except NPY_DAMAGE:
-            responses = np.concatenate([read_run(run, vertices) for run in runs])
-            with writing(path) as file:
-                np.save(file, responses)
-            array = np.lib.format.open_memmap(path, mode="r")
-    return array
+        for _ in range(REBUILDS):
+            try:
+                return mapped(path)
+            except NPY_DAMAGE:
+                responses = np.concatenate([read_run(run, vertices) for run in runs])
+                with writing(path, responses.nbytes + NPY_HEADER_BYTES, cache_dir) as file:
+                    np.save(file, responses)
+        return mapped(path)
 
 
 def read_run(run: Run, vertices: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:

@@ -21,8 +21,7 @@ from torch import Tensor
 from upath import UPath
 
 from trainables.errors import StorageError, WeightsError
-
-_LOCAL_PROTOCOLS = ("", "file", "local")
+from trainables.remote import StoreError, is_local, read_whole, write_whole
 
 
 def write_artifact(
@@ -50,6 +49,8 @@ def write_artifact(
             _write_local(local, kind, version, description, tensors)
         else:
             _upload(UPath(directory), kind, version, description, tensors)
+    except StoreError:
+        raise
     except OSError as error:
         raise StorageError(f"{directory} cannot be written ({error}); free space or choose another place") from error
 
@@ -59,6 +60,7 @@ def read_artifact(directory: Path | UPath, kind: str, version: int) -> tuple[dic
 
     Raises:
         WeightsError: files that are missing, damaged, from another version, or that do not belong together.
+        StoreError: a store did not give them.
     """
     local = local_path(directory)
     if local is not None:
@@ -67,7 +69,9 @@ def read_artifact(directory: Path | UPath, kind: str, version: int) -> tuple[dic
     with tempfile.TemporaryDirectory() as scratch:
         for name in _file_names(kind):
             try:
-                (Path(scratch) / name).write_bytes((remote / name).read_bytes())
+                (Path(scratch) / name).write_bytes(read_whole(remote / name))
+            except StoreError:
+                raise
             except OSError as error:
                 raise WeightsError(f"{remote / name} cannot be read ({error}); expected a saved {kind}") from error
         return _read_local(Path(scratch), kind, version)
@@ -76,7 +80,7 @@ def read_artifact(directory: Path | UPath, kind: str, version: int) -> tuple[dic
 def local_path(path: Path | UPath) -> Path | None:
     """The path on this machine's file system, or None for one that lies elsewhere."""
     if isinstance(path, UPath):
-        return Path(path.path) if path.protocol in _LOCAL_PROTOCOLS else None
+        return Path(path.path) if is_local(path) else None
     return path
 
 
@@ -102,11 +106,13 @@ def _write_local(
 def _upload(
     directory: UPath, kind: str, version: int, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
+    """Tensors, then the description that vouches for them: until it is there, a reader finds no artifact, or two files
+    that do not belong together.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         _write_files(Path(scratch), kind, version, description, tensors)
-        directory.mkdir(parents=True, exist_ok=True)
         for name in _file_names(kind):
-            (directory / name).write_bytes((Path(scratch) / name).read_bytes())
+            write_whole(directory / name, (Path(scratch) / name).read_bytes())
 
 
 def _write_files(

@@ -26,6 +26,7 @@ from trainables.errors import StorageError, WeightsError
 from trainables.models.artifact import local_path
 from trainables.models.backbone import OUTPUT, Backbone, BackboneSpec, backbone_spec
 from trainables.models.random_weights import random_state
+from trainables.remote import StoreError, read_whole, write_whole
 
 # What the readers raise for a file that is damaged, truncated or not what its name says.
 _READ_ERRORS = (
@@ -91,7 +92,9 @@ def load_weights(source: str, backbone: str = "alexnet", seed: int = 0) -> Pretr
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / place.name
         try:
-            copy.write_bytes(place.read_bytes())
+            copy.write_bytes(read_whole(place))
+        except StoreError as error:
+            raise WeightsError(f"weights file {place} cannot be read ({error.reason}); {error.remedy}") from error
         except OSError as error:
             raise WeightsError(f"weights file {place} cannot be read ({error}); {_ALTERNATIVES}") from error
         return _described(spec, _read_file(copy), place.name)
@@ -115,7 +118,9 @@ def save_weights(weights: PretrainedWeights, path: Path | UPath) -> None:
         copy = Path(scratch) / path.name
         _save_local(weights, copy)
         try:
-            UPath(path).write_bytes(copy.read_bytes())
+            write_whole(UPath(path), copy.read_bytes())
+        except StoreError:
+            raise
         except OSError as error:
             raise StorageError(f"{path} cannot be written ({error}); choose another place") from error
 
