@@ -26,10 +26,10 @@ REFUSALS = {
 }
 """Faults that are answers: status, code and message, as S3 gives them."""
 
-# reset: the connection ends before an answer. lost: the request was done, its answer is lost. cut: the connection is
-# reset in the middle of the body; truncated: it ends there. stall: nothing more comes; slow: it comes in pieces;
-# trickle: byte by byte. short: half a body that says it is whole; garbled: one wrong byte.
-FAULTS = (*REFUSALS, "reset", "lost", "cut", "truncated", "stall", "slow", "trickle", "short", "garbled")
+# reset: the connection ends before an answer; mute: it stays without one. lost: the request was done, its answer is lost.
+# cut: the connection is reset in the middle of the body; truncated: it ends there; stall: nothing more comes. slow: the
+# body comes in pieces; trickle: byte by byte. short: half a body that says it is whole; garbled: one wrong byte.
+FAULTS = (*REFUSALS, "mute", "reset", "lost", "cut", "truncated", "stall", "slow", "trickle", "short", "garbled")
 
 _NOT_PASSED_ON = ("connection", "content-length", "host", "transfer-encoding", "expect", "keep-alive")
 
@@ -131,6 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(*REFUSALS[fault])
         elif fault == "reset":
             self._reset()
+        elif fault == "mute":
+            self.close_connection = True
+            self.proxy.closing.wait(60)
         else:
             status, headers, content = self._passed_on(body)
             if fault == "lost":

@@ -22,7 +22,7 @@ from orchestrator.tuning import runtime_env
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
 from tests.s3 import BUCKET, bucket, forget_connections, names, s3_server, speak_to
 from tests.sweeps import ROOT, at_once
-from trainables import remote
+from trainables import remote, s3
 from trainables.errors import ConfigError, StorageError, WeightsError
 from trainables.models.tuned_model import TunedModel
 from trainables.models.weights import load_weights, save_weights
@@ -48,7 +48,7 @@ def client(server: str) -> Iterator[Any]:
 def proxy(server: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     with fault_proxy(server) as proxy:
         speak_to(proxy.address, monkeypatch)
-        monkeypatch.setenv("SWEEP_S3_TIMEOUT", "1")
+        monkeypatch.setenv("SWEEP_S3_TIMEOUT", "2")
         yield proxy
 
 
@@ -182,6 +182,15 @@ def test_etags_that_are_no_md5_cost_a_second_read_once(proxy: FaultProxy, monkey
     for reads in (2, 3, 4):
         assert remote.read_whole(place("a")) == b"content"
         assert sum(method == "GET" and path.endswith("/a") for method, path, _ in proxy.log) == reads
+
+
+def test_a_request_that_is_never_answered_ends(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "CALL_S", 3.0)
+    proxy.fail("mute", times=ALWAYS)
+    started = time.monotonic()
+    with pytest.raises(StorageError, match=r"cannot be written \(no answer came in time\); the store failed"):
+        write_json(place("a.json"), CONTENT)
+    assert time.monotonic() - started < 10
 
 
 def test_a_killed_upload_leaves_nothing_to_read(proxy: FaultProxy, client: Any) -> None:

@@ -26,7 +26,7 @@ PIECE_BYTES = 32 << 20
 TRANSFERS = 4
 """How often a file is read again that came short or damaged; what merely failed was tried often before."""
 
-PATIENCE_S = 900.0
+PATIENCE_S = 300.0
 LEAST_SPEED = 50_000.0
 """A transfer ends at the latest after `PATIENCE_S` plus its bytes at `LEAST_SPEED` a second, however it trickles."""
 

@@ -5,6 +5,7 @@ Loaded by fsspec when the first ``s3://`` address is used; `trainables.remote` r
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,24 +17,28 @@ from s3fs import S3FileSystem
 from s3fs.core import S3_RETRYABLE_ERRORS, set_custom_error_handler
 
 from trainables.errors import ConfigError
-from trainables.remote import StoreError
+from trainables.remote import LEAST_SPEED, StoreError
 
-ATTEMPTS = 6
-"""Of botocore at one request, with waits of up to 1, 2, 4, 8 and 16 s, half of that on average."""
+ATTEMPTS = 4
+"""Of botocore at one request, with waits of up to 1, 2 and 4 s, half of that on average."""
 
-ROUNDS = 5
-"""Of s3fs over botocore's attempts and the reading of the answer."""
+ROUNDS = 10
+"""Of s3fs over botocore's attempts and the reading of the answer, with waits of 0.1 to 12 s: a minute in all. Most of
+the waiting is here, since botocore stops its own where many requests fail at once."""
 
 SILENCE_S = 30.0
 """How long nothing may come, unless SWEEP_S3_TIMEOUT says otherwise."""
 
-CONNECT_S = 10.0
+CALL_S = 120.0
+"""How long a request may take with all its attempts, a body that is sent at `LEAST_SPEED` left out."""
+
+CONNECT_S = 5.0
 
 STYLES = ("auto", "path", "virtual")
 
 _EXPIRED = ("expired", "InvalidToken", "TokenRefreshRequired")
 _REFUSED = ("credentials", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Bad Request")
-_BUSY = ("SlowDown", "InternalError", "ServiceUnavailable", "(50", "timeout", "timed out", "Timeout")
+_BUSY = ("SlowDown", "InternalError", "ServiceUnavailable", "(50", "timeout", "timed out", "Timeout", "in time")
 _WRITES = ("abort", "complete", "create", "delete", "put", "upload")
 
 
@@ -65,8 +70,10 @@ class PatientS3(S3FileSystem):
 
     async def _call_s3(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
         place = "/".join(filter(None, (kwargs.get("Bucket"), kwargs.get("Key") or kwargs.get("Prefix"))))
+        limit = CALL_S + len(kwargs.get("Body", b"")) / LEAST_SPEED
         with telling(place, "written" if method.startswith(_WRITES) else "read"):
-            return await super()._call_s3(method, *akwarglist, **kwargs)
+            async with asyncio.timeout(limit):
+                return await super()._call_s3(method, *akwarglist, **kwargs)
 
     call_s3 = sync_wrapper(_call_s3)
 
@@ -132,7 +139,7 @@ def telling(place: str, action: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or str(error) or f"it took too long ({type(error).__name__})"
+    reason = getattr(error, "strerror", None) or str(error) or "no answer came in time"
     return " ".join(str(reason).split()).rstrip(".")
 
 

@@ -132,7 +132,7 @@ def shaky(remote: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> st
     """The data set behind a proxy that can fail, read with little patience."""
     speak_to(proxy.address, monkeypatch)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    monkeypatch.setenv("SWEEP_S3_TIMEOUT", "1")
+    monkeypatch.setenv("SWEEP_S3_TIMEOUT", "2")
     monkeypatch.setattr(PatientS3, "retries", 2)
     return remote
 

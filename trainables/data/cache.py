@@ -155,7 +155,7 @@ def _make_room(root: Path, partial: Path, size: int) -> None:
 def _removed(path: Path) -> bool:
     """Remove an entry, unless some process uses or writes it."""
     try:
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # a network file system locks for one alone what is open for writing
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
     except FileNotFoundError:
