@@ -140,6 +140,25 @@ def test_a_fault_that_stays_is_one_sentence(impatient: FaultProxy, action: str, 
     ACTIONS[action]()
 
 
+def test_what_cannot_be_seen_is_not_taken_for_absent(impatient: FaultProxy) -> None:
+    write_json(place("a.json"), CONTENT)
+    forget_connections()
+    questions: list[tuple[UPath, str, bool]] = [
+        (place("a.json"), "exists", True),
+        (place("b.json"), "exists", False),
+        (place("a.json"), "is_file", True),
+        (place("a.json"), "is_dir", False),
+        (UPath(f"s3://{BUCKET}"), "exists", True),
+        (UPath("s3://no-such-bucket"), "exists", False),
+    ]
+    assert [getattr(path, question)() for path, question, _ in questions] == [answer for *_, answer in questions]
+    impatient.fail("500", times=ALWAYS)
+    for path, question, _ in questions:
+        forget_connections()
+        with pytest.raises(StoreError):
+            getattr(UPath(str(path)), question)()
+
+
 def test_expired_credentials_are_to_be_renewed(impatient: FaultProxy) -> None:
     impatient.fail("expired", method="PUT", times=ALWAYS)
     with pytest.raises(StorageError, match="The provided token has expired.; renew the credentials, then go on"):

@@ -91,6 +91,13 @@ class PatientS3(S3FileSystem):
 
     exists = sync_wrapper(_exists)
 
+    async def _isfile(self, path: str) -> bool:
+        """As `_exists`."""
+        try:
+            return bool((await self._info(path))["type"] == "file")
+        except FileNotFoundError:
+            return False
+
     async def _mkdir(self, path: str, acl: Any = False, create_parents: bool = True, **kwargs: Any) -> None:
         """Make a bucket if that is what was asked for; a folder needs none, and must not make its bucket by mistake."""
         if "/" not in self._strip_protocol(path).rstrip("/"):
