@@ -26,7 +26,7 @@ REFUSALS = {
 }
 """Faults that are answers: status, code and message, as S3 gives them."""
 
-# reset: the connection ends before an answer; mute: it stays without one. lost: what was asked is done, the answer lost.
+# reset: the connection ends before an answer; mute: it stays without one. lost: all was done, the answer is lost.
 # cut: the connection is reset in the middle of the body; truncated: it ends there; stall: nothing more comes. slow: the
 # body comes in pieces; trickle: byte by byte. short: half a body that says it is whole; garbled: one wrong byte.
 FAULTS = (*REFUSALS, "mute", "reset", "lost", "cut", "truncated", "stall", "slow", "trickle", "short", "garbled")
