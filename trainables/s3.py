@@ -39,6 +39,7 @@ STYLES = ("auto", "path", "virtual")
 _EXPIRED = ("expired", "InvalidToken", "TokenRefreshRequired")
 _REFUSED = ("credentials", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Bad Request")
 _BUSY = ("SlowDown", "InternalError", "ServiceUnavailable", "(50", "timeout", "timed out", "Timeout", "in time")
+_SKEWED = ("RequestTimeTooSkewed",)
 _WRITES = ("abort", "complete", "create", "delete", "put", "upload")
 
 
@@ -155,9 +156,11 @@ def _remedy(text: str) -> str:
         return "renew the credentials, then go on: what had finished is kept"
     if any(word in text for word in _REFUSED):
         return "see whether the credentials are set, have not expired and may do this there"
+    if any(word in text for word in _SKEWED):
+        return "set this machine's clock by a time server (chrony, ntp)"
     if any(word in text for word in _BUSY):
         return "the store failed at every attempt: go on when it is well, what had finished is kept"
-    return "check the address, the network and AWS_ENDPOINT_URL"
+    return "check the address, the region, the network and AWS_ENDPOINT_URL"
 
 
 def _seconds(name: str, default: float) -> float:

@@ -137,7 +137,10 @@ def shaky(remote: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> st
     return remote
 
 
-def test_a_data_set_is_read_through_faults_that_pass(shaky: str, proxy: FaultProxy, tmp_path: Path) -> None:
+def test_a_data_set_is_read_through_faults_that_pass(
+    shaky: str, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatientS3, "retries", 5)
     proxy.fail("500", path="list-type=2")
     proxy.fail("503", path=r"train-0001\S*png", method="GET")
     proxy.fail("reset", path=r"train-0002\S*png", method="GET")
