@@ -17,7 +17,15 @@ from typing import Any
 import click
 from rich.console import Console
 
-from orchestrator.options import address_option, json_option, option, profile_option, run_options, storage_option
+from orchestrator.options import (
+    address_option,
+    json_option,
+    no_password,
+    option,
+    profile_option,
+    run_options,
+    storage_option,
+)
 
 # The commands import what they need when they run: torch, Ray and MLflow take seconds, `--help` should not.
 
@@ -199,7 +207,11 @@ def doctor(as_json: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("name", required=False)
 @option("--port", type=int, default=5000, show_default=True)
-@option("--tracking-uri", help="MLflow server or database. Default: that of the sweep or the storage.")
+@option(
+    "--tracking-uri",
+    callback=no_password,
+    help="MLflow server or database. Default: that of the sweep or the storage.",
+)
 @storage_option
 def ui(name: str | None, port: int, tracking_uri: str | None, storage: str) -> None:
     """Start the MLflow UI on this machine and say where to look."""
@@ -237,9 +249,11 @@ def demo(directory: Path, subjects: int, seed: int) -> None:
 def main() -> None:
     """Run the command that the arguments name; an expected error is one sentence."""
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
+    from orchestrator.passwords import take_from_environment
     from trainables.errors import CortexSweepError
 
     try:
+        take_from_environment()
         cli.main(prog_name="sweep.py")
     except CortexSweepError as error:
         click.echo(f"Error: {error}", err=True)

@@ -139,7 +139,7 @@ def _modified(path: UPath) -> float:
 
 
 def _ledger(needs: Needs) -> Iterator[Line]:
-    from orchestrator.ledger import open_storage
+    from orchestrator.ledger_storage import open_storage
 
     if needs.ledger is None:
         yield Line("ledger", "ok", "a journal file in --storage")
@@ -161,13 +161,12 @@ def _ledger(needs: Needs) -> Iterator[Line]:
     milliseconds = 1000 * (time.monotonic() - started)
     yield Line("ledger", "ok", f"{shown} answers, holds {len(studies)} studies ({milliseconds:.0f} ms)")
     if shown != needs.ledger:
-        yield Line(
-            "ledger", "wrong", "a password stands in --ledger and would be kept with the plan; put it in ~/.pgpass"
-        )
+        said = "a password stands in --ledger, where others see it among the processes; put it in ~/.pgpass"
+        yield Line("ledger", "wrong", said)
 
 
 def _tracking(needs: Needs) -> Iterator[Line]:
-    from orchestrator.tracking.client import connect, tracking_errors
+    from orchestrator.tracking.client import connect, is_server, tracking_errors
 
     if needs.tracking_uri is None:
         yield Line("tracking", "ok", "a SQLite database in --storage")
@@ -180,14 +179,19 @@ def _tracking(needs: Needs) -> Iterator[Line]:
             run = client.create_run(experiment)
             client.log_metric(run.info.run_id, "probe", 1.0)
             written = client.get_run(run.info.run_id).data.metrics == {"probe": 1.0}
+            artifacts = client.get_experiment(experiment).artifact_location
         finally:
             client.delete_experiment(experiment)
-    if not written:
-        raise ConfigError(f"MLflow at {needs.tracking_uri} took a metric and does not give it back; look at its log")
     shown = without_password(needs.tracking_uri)
+    if not written:
+        raise ConfigError(f"MLflow at {shown} took a metric and does not give it back; look at its log")
     yield Line("tracking", "ok", f"MLflow at {shown} was written and read")
+    if is_server(needs.tracking_uri) and artifacts.startswith(("/", "file:")):
+        said = "which other machines cannot write; start it with --serve-artifacts and --artifacts-destination"
+        yield Line("tracking", "note", f"MLflow at {shown} keeps figures and models in its folder {artifacts}, {said}")
     if shown != needs.tracking_uri:
-        yield Line("tracking", "wrong", "a password stands in --tracking-uri and would be kept with the plan")
+        said = "a password stands in --tracking-uri, where others see it among the processes; put it in "
+        yield Line("tracking", "wrong", f"{said}~/.mlflow/credentials")
 
 
 SECRET_FILES = ("~/.pgpass", "~/.mlflow/credentials", "~/.aws/credentials", "~/.ray/auth_token")

@@ -11,7 +11,9 @@ from rich.console import Console
 
 from cluster.profiles import choose_profile
 from orchestrator.driver import sole_driver
-from orchestrator.ledger import Ledger, open_storage
+from orchestrator.ledger import Ledger
+from orchestrator.ledger_storage import open_storage
+from orchestrator.passwords import without_passwords
 from orchestrator.plan import SweepPlan
 from orchestrator.planning import SweepOptions, make_plan, refuse_changes
 from orchestrator.preparation import prepare_data, prepare_weights
@@ -42,6 +44,7 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
     Raises:
         CortexSweepError: anything that the options, the data, the weights or the storage lack.
     """
+    options = _without_passwords(options)
     storage, plan, _, weights = planned(options, console)
     if storage.plan_file.exists():
         existing = load_plan(storage)
@@ -58,11 +61,17 @@ def planned(options: SweepOptions, console: Console) -> tuple[SweepStorage, Swee
     Raises:
         CortexSweepError: anything that the options, the data or the weights lack.
     """
+    options = _without_passwords(options)
     storage = SweepStorage(options.storage, options.name)
     choose_profile(options.profile, {})  # an unknown name is told before anything is made
     dataset = open_dataset(options.data)
     weights = prepare_weights(options.weights, options.backbone, dataset.is_demo, console)
     return storage, make_plan(options, storage, dataset, weights), dataset, weights
+
+
+def _without_passwords(options: SweepOptions) -> SweepOptions:
+    ledger, tracking_uri = without_passwords(options.ledger, options.tracking_uri)
+    return replace(options, ledger=ledger, tracking_uri=tracking_uri)
 
 
 def _make(storage: SweepStorage, plan: SweepPlan, weights: PretrainedWeights) -> None:

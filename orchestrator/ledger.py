@@ -9,21 +9,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from orchestrator.ledger_storage import ledger_errors, open_storage
 from orchestrator.plan import StudyKey, SweepPlan, stable_seed
-from orchestrator.storage import storage_errors, without_password
 from search_spaces import first_extras, suggest_extras
 from trainables.config import TrialConfig
-from trainables.errors import StorageError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -85,7 +81,7 @@ class Ledger:
 
     def open_studies(self) -> None:
         """Create the studies that do not exist yet, each with the published recipe as its first trial."""
-        with storage_errors(self.plan.ledger):
+        with ledger_errors(self.plan.ledger):
             existing = set(optuna.get_all_study_names(self._storage))
             for key in self.plan.studies:
                 if self._study_name(key) not in existing:
@@ -128,7 +124,7 @@ class Ledger:
             study = self.study(key)
             for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 study.sampler = self._sampler(key, frozen.number)  # its driver may have died before it drew them all
-                with storage_errors(self.plan.ledger):
+                with ledger_errors(self.plan.ledger):
                     found.append(self._configured(key, Trial(study, frozen._trial_id)))
         return found
 
@@ -137,7 +133,7 @@ class Ledger:
         study = self.study(key)
         number = len([t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING])
         study.sampler = self._sampler(key, number)
-        with storage_errors(self.plan.ledger):
+        with ledger_errors(self.plan.ledger):
             return self._configured(key, study.ask())
 
     def _sampler(self, key: StudyKey, number: int) -> TPESampler:
@@ -170,7 +166,7 @@ class Ledger:
     def report(self, open_trial: OpenTrial, epoch: int, score: float) -> bool:
         """Record a validation score; True if the trial should be pruned, judged within its own study."""
         trial = open_trial.trial
-        with storage_errors(self.plan.ledger):
+        with ledger_errors(self.plan.ledger):
             if len(self.plan.optimise) > 1:  # Optuna neither keeps nor prunes by intermediate values there
                 trial.set_user_attr("scores", {**trial.user_attrs.get("scores", {}), str(epoch): score})
                 return False
@@ -188,7 +184,7 @@ class Ledger:
         if state == "complete" and not all(map(math.isfinite, others)):
             state, error = "failed", f"{', '.join(self.plan.optimise[1:])} on validation stimuli: {others}"
         trial = open_trial.trial
-        with storage_errors(self.plan.ledger):
+        with ledger_errors(self.plan.ledger):
             trial.set_user_attr("details", details)
             if error:
                 trial.set_user_attr("error", error)
@@ -206,7 +202,8 @@ class Ledger:
     def study_records(self, key: StudyKey) -> list[TrialRecord]:
         """Every started trial of one study, by number."""
         try:
-            trials = self.study(key).get_trials(deepcopy=False)
+            with ledger_errors(self.plan.ledger):
+                trials = self.study(key).get_trials(deepcopy=False)
         except KeyError:  # the sweep died before it made this study
             return []
         return [
@@ -245,27 +242,3 @@ def _record(key: StudyKey, trial: FrozenTrial) -> TrialRecord:
 
 def _milliseconds(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp() * 1000)
-
-
-def open_storage(ledger: str) -> BaseStorage:
-    """Optuna's storage behind a journal file's path or a database URL.
-
-    Raises:
-        StorageError: it cannot be opened.
-    """
-    try:
-        if "://" in ledger:
-            return RDBStorage(ledger)
-        with storage_errors(ledger):
-            Path(ledger).parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(ledger))
-    except (ValueError, KeyError) as error:  # what Optuna raises on a line that is no JSON, or not its own
-        raise StorageError(
-            f"ledger {without_password(ledger)} is damaged ({error}); restore it from a backup"
-        ) from error
-    except Exception as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(
-            f"ledger {without_password(ledger)} cannot be opened ({error}); check the address and the database"
-        ) from error

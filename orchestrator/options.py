@@ -6,6 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
+
+from orchestrator.passwords import holds_password
+from trainables.errors import ConfigError
 
 
 def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
@@ -13,6 +17,21 @@ def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     long = next(name for name in names if name.startswith("--")).split("/")[0]
     variable = "SWEEP_" + long.removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=variable, show_envvar=False, **settings)
+
+
+def no_password(context: click.Context, parameter: click.Parameter, address: str | None) -> str | None:
+    """``address``, unless a password stands in it that was typed.
+
+    Raises:
+        ConfigError: others see it in the list of processes, and Ray shows the command that started a job.
+    """
+    typed = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    if typed and address and holds_password(address):
+        place = "~/.pgpass or PGPASSWORD" if address.startswith("postgresql") else "~/.mlflow/credentials"
+        raise ConfigError(
+            f"{parameter.opts[0]} holds a password, which others can read in the list of processes; put it into {place}"
+        )
+    return address
 
 
 storage_option = option("--storage", default="results", show_default=True, help="Folder or s3://… for all results.")
@@ -78,8 +97,12 @@ _RUN: list[Callable[[Any], Any]] = [
         help="Layer cutoffs to explore: features.9,features.12. Default: all that weights and --space allow.",
     ),
     option("--weights", help="imagenet (default), random, or a .pth, .safetensors or .npz FILE."),
-    option("--tracking-uri", help="MLflow server or database. Default: sqlite in --storage."),
-    option("--ledger", help="Journal file or postgresql://… for the trials. Default: a journal in --storage."),
+    option("--tracking-uri", callback=no_password, help="MLflow server or database. Default: sqlite in --storage."),
+    option(
+        "--ledger",
+        callback=no_password,
+        help="Journal file or postgresql://… for the trials. Default: a journal in --storage.",
+    ),
     option(
         "--keep-weights",
         type=int,

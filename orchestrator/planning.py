@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from orchestrator.plan import SkippedRoi, SweepPlan, default_grace_epochs, parse_list
-from orchestrator.storage import SweepStorage, resolved
+from orchestrator.storage import SweepStorage, resolved, without_password
 from search_spaces import Space, read_space, space_named
 from trainables.config import ENCODERS, PROTOCOLS
 from trainables.data.dataset import Dataset
@@ -218,7 +218,7 @@ def refuse_changes(existing: SweepPlan, plan: SweepPlan, options: SweepOptions) 
         field for field in ("ledger", "tracking_uri") if getattr(options, field) not in (None, getattr(existing, field))
     ]
     if changed:
-        before, now = (str(getattr(each, changed[0])) for each in (existing, plan))
+        before, now = (without_password(str(getattr(each, changed[0]))) for each in (existing, plan))
         values = f" ({shortened(now)} instead of {shortened(before)})"
         raise ConfigError(
             f"sweep {plan.name!r} exists with another {changed[0]}{values}; `sweep.py resume {plan.name}` goes on "

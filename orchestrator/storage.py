@@ -8,7 +8,7 @@ STORAGE/NAME/trials/SLUG/METHOD/N/   weights of a study's best trials
 STORAGE/NAME/snapshots/SLUG/METHOD/N/  where a running trial is, if it runs for longer than a minute
 STORAGE/NAME/selection.json          what `select` chose
 STORAGE/NAME/evaluation/             test scores, a table for each evaluation; cells/: r of every voxel
-STORAGE/NAME/artifacts/              MLflow artifacts
+STORAGE/NAME/artifacts/              MLflow artifacts (a tracking server keeps its own)
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class SweepStorage:
 
     @property
     def artifacts_uri(self) -> str:
-        """Where MLflow keeps this sweep's artifacts."""
+        """Where this sweep's artifacts lie if no MLflow server keeps them."""
         return (self.root / "artifacts").as_uri() if self.is_local else str(self.root / "artifacts")
 
     @property
@@ -245,7 +245,7 @@ def ray_storage(scratch: str) -> dict[str, Any]:
 
 def without_password(address: str) -> str:
     """The address of a database or server as it may be shown; a password may hold any character."""
-    return re.sub(r"://([^:@/]*):\S*@", r"://\1:***@", address)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", re.sub(r"://([^:@/]*):\S*@", r"://\1:***@", address))
 
 
 def resolved(storage: str, option: str = "--storage") -> UPath:

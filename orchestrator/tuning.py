@@ -20,6 +20,7 @@ from ray.tune import TuneError
 
 from cluster.profiles import COORDINATOR_CPUS, Profile
 from orchestrator.ledger import Ledger, OpenTrial
+from orchestrator.passwords import not_inherited
 from orchestrator.progress import SweepProgress
 from orchestrator.pruning import StudyPruning
 from orchestrator.search import StudySearch
@@ -218,7 +219,8 @@ def _start_ray(cores: int, quiet: dict[str, Any]) -> None:
     for attempt in range(1, RAY_ATTEMPTS + 1):
         try:
             # One logical core more than there are, for the coordinators, which only wait.
-            ray.init(num_cpus=cores + 1, include_dashboard=True, dashboard_host="127.0.0.1", **quiet)
+            with not_inherited():
+                ray.init(num_cpus=cores + 1, include_dashboard=True, dashboard_host="127.0.0.1", **quiet)
         except Exception as error:  # Ray raises the bare class when its node does not start within 30 s
             ray.shutdown()
             if attempt == RAY_ATTEMPTS:

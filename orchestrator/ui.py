@@ -17,6 +17,7 @@ from typing import IO
 from rich.console import Console
 
 from orchestrator.launch import open_sweep
+from orchestrator.passwords import without_passwords
 from orchestrator.storage import SweepStorage
 from trainables.errors import ConfigError, StorageError
 
@@ -33,6 +34,7 @@ def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: in
         StorageError: no such sweep, or the server does not start.
     """
     storage = SweepStorage(storage_uri, name or "all")
+    _, tracking_uri = without_passwords(None, tracking_uri)
     experiment = ""
     if name is not None:
         _, ledger = open_sweep(name, storage_uri)
@@ -46,9 +48,9 @@ def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: in
         return
     free = free_port(port)
     # One worker process and no job runners: a single person looks, and each of them takes half a gigabyte.
-    where = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(free), "--workers", "1"]
+    where = ["--host", "127.0.0.1", "--port", str(free), "--workers", "1"]
     command = [sys.executable, "-m", "mlflow", "server", *where]
-    settings = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    settings = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
     address = f"http://127.0.0.1:{free}"
     console.print(f"Starting the MLflow UI on {uri} …", soft_wrap=True)
     with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill and stop the server

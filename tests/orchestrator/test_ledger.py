@@ -12,7 +12,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from orchestrator.ledger import Ledger, OpenTrial, open_storage
+from orchestrator.ledger import Ledger, OpenTrial
+from orchestrator.ledger_storage import open_storage
 from orchestrator.plan import SweepPlan
 from tests.orchestrator.plans import (
     CUTOFFS,
