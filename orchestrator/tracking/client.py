@@ -31,6 +31,11 @@ TRACKING_ERRORS = (MlflowException, SQLAlchemyError, OSError, *ARTIFACT_ERRORS)
 """What a tracking server that is away, or a database that is full, raises."""
 
 
+def is_server(uri: str) -> bool:
+    """Whether an MLflow server stands before the database."""
+    return uri.startswith(("http://", "https://"))
+
+
 @contextmanager
 def tracking_errors(uri: str) -> Iterator[None]:
     """Turn MLflow's errors into one sentence."""
@@ -39,14 +44,27 @@ def tracking_errors(uri: str) -> Iterator[None]:
     except StorageError:  # a sentence already, and about something else
         raise
     except TRACKING_ERRORS as error:
-        reason, shown = str(error).splitlines()[0], without_password(uri)
-        reason = reason.replace(uri, shown)
-        if isinstance(error, ARTIFACT_ERRORS):
-            raise StorageError(
-                f"artifacts of MLflow at {shown} cannot be reached ({reason}); is AWS_ENDPOINT_URL right,"
-                " have the credentials expired, do they lack the right? Then go on"
-            ) from error
-        raise StorageError(f"MLflow at {shown} does not answer as expected ({reason}); check --tracking-uri") from error
+        raise StorageError(f"MLflow at {without_password(uri)} {_complaint(error, uri)}") from error
+
+
+def _complaint(error: Exception, uri: str) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0].replace(uri, without_password(uri))
+    if isinstance(error, ARTIFACT_ERRORS):
+        return (
+            f"cannot reach its artifacts ({reason}); is AWS_ENDPOINT_URL right, have the credentials expired, do they "
+            "lack the right? Then go on"
+        )
+    status = error.get_http_status_code() if is_server(uri) and isinstance(error, MlflowException) else None
+    if status == 401:
+        return (
+            "refuses the user name or the password; put them into ~/.mlflow/credentials, or into "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    if status == 403 and "Invalid Host header" in reason:
+        return "does not go by the name in this address; use another, or add it to the server's --allowed-hosts"
+    if status == 403:
+        return f"does not let this user do that ({reason}); ask its administrator for the permission MANAGE"
+    return f"does not answer as expected ({reason}); check --tracking-uri"
 
 
 def connect(uri: str) -> MlflowClient:

@@ -16,7 +16,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import StudyKey, SweepPlan
-from orchestrator.tracking.client import connect, tracking_errors
+from orchestrator.storage import without_password
+from orchestrator.tracking.client import connect, is_server, tracking_errors
 from trainables.config import TrialConfig
 from trainables.errors import StorageError
 
@@ -69,6 +70,9 @@ class Projection:
     def __init__(self, ledger: Ledger, artifacts_uri: str) -> None:
         """Connect, and find or make the sweep's experiment.
 
+        Artifacts go to ``artifacts_uri`` beside a database. A server decides for itself where they lie and serves
+        them, so that whoever may look needs its password alone and no key of a bucket.
+
         Raises:
             StorageError: MLflow cannot be reached.
         """
@@ -79,30 +83,42 @@ class Projection:
             experiment = self.client.get_experiment_by_name(self.plan.name)
             if experiment and experiment.tags.get("sweep.id") != self.plan.sweep_id:
                 raise StorageError(
-                    f"MLflow at {self.plan.tracking_uri} holds another sweep's experiment {self.plan.name!r}; choose "
-                    "another --name, or delete that experiment there for good (mlflow gc)"
+                    f"MLflow at {without_password(self.plan.tracking_uri)} holds another sweep's experiment "
+                    f"{self.plan.name!r}; choose another --name, or delete that experiment there for good (mlflow gc)"
                 )
+            place = None if is_server(self.plan.tracking_uri) else artifacts_uri
             self.experiment_id: str = (
                 experiment.experiment_id
                 if experiment
-                else self.client.create_experiment(
-                    self.plan.name, artifact_location=artifacts_uri, tags=sweep_tags(self.plan)
-                )
+                else self.client.create_experiment(self.plan.name, artifact_location=place, tags=sweep_tags(self.plan))
             )
-            self._runs = self._existing_runs()
+            self._runs = {uid: run_ids[0] for uid, run_ids in self._existing_runs().items()}
         self._settled: set[str] = set()
+        self._unsure = True
 
-    def _existing_runs(self) -> dict[str, str]:
-        runs: dict[str, str] = {}
+    def _existing_runs(self) -> dict[str, list[str]]:
+        """Ids of the runs by their tag; a server that went away before it answered may have been asked again."""
+        runs: dict[str, list[str]] = {}
         token: str | None = None
         while True:
             page = self.client.search_runs([self.experiment_id], max_results=1000, page_token=token)
-            runs.update(
-                {run.data.tags["sweep.trial"]: run.info.run_id for run in page if "sweep.trial" in run.data.tags}
-            )
+            for run in page:
+                if uid := run.data.tags.get("sweep.trial"):
+                    runs.setdefault(uid, []).append(run.info.run_id)
             token = page.token
             if not token:
                 return runs
+
+    def _leave_one_each(self) -> None:
+        runs = {}
+        for uid, run_ids in self._existing_runs().items():
+            known = self._runs.get(uid, "")
+            runs[uid] = known if known in run_ids else run_ids[0]
+            for run_id in run_ids:
+                if run_id != runs[uid]:
+                    self.client.delete_run(run_id)
+        self._settled = {uid for uid in self._settled if runs.get(uid) == self._runs.get(uid)}
+        self._runs = runs
 
     def run_id(self, uid: str) -> str | None:
         """MLflow's id of the run with the tag ``sweep.trial`` = ``uid``."""
@@ -113,6 +129,10 @@ class Projection:
 
         With ``ended`` (nothing is running any more) trials in hand are closed as killed.
         """
+        self._unsure = self._unsure or ended  # whether the server went away between making a run and saying so
+        if self._unsure:
+            self._leave_one_each()
+        self._unsure = True
         written = 0
         for key in self.plan.studies:
             records = self.ledger.study_records(key)
@@ -124,6 +144,7 @@ class Projection:
                 self._write(record, parent, ended)
                 written += 1
             self._summarise(key, parent, records, ended)
+        self._unsure = False
         return written
 
     def _parent(self, key: StudyKey, started_ms: int) -> str:
@@ -144,14 +165,14 @@ class Projection:
                 **study_tags(self.plan, record.study),
                 "kind": "trial",
                 "sweep.trial": record.uid,
-                MLFLOW_PARENT_RUN_ID: parent,
                 MLFLOW_RUN_NAME: record.uid,
             }
             run: Run = self.client.create_run(self.experiment_id, start_time=record.started_ms, tags=tags)
             self._runs[record.uid] = run.info.run_id
-            self._log(run.info.run_id, (), _params(record), ())
         run_id = self._runs[record.uid]
-        self._log(run_id, trial_metrics(record), (), _trial_tags(record))
+        # All of it each time: the server may have gone away after it had made the run.
+        state = [RunTag(MLFLOW_PARENT_RUN_ID, parent), *_trial_tags(record)]
+        self._log(run_id, trial_metrics(record), _params(record), state)
         if record.state != "running":
             self.client.set_terminated(run_id, RUN_STATUS[record.state], end_time=record.ended_ms)
             self._settled.add(record.uid)

@@ -7,6 +7,7 @@ import time
 
 from orchestrator.tracking.client import TRACKING_ERRORS
 from orchestrator.tracking.projection import Projection
+from trainables.errors import StorageError
 
 PAUSE_SECONDS = 2.0
 PATIENCE_AT_END_SECONDS = 60.0
@@ -29,7 +30,7 @@ class Projector:
     def _attempt(self, ended: bool) -> bool:
         try:
             self.projection.sync(ended=ended)
-        except TRACKING_ERRORS as error:  # the ledger keeps everything; the next round tries again
+        except (*TRACKING_ERRORS, StorageError) as error:  # the ledger keeps everything; the next round tries again
             self.last_error = error
             return False
         self.last_error = None

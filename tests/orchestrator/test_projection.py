@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan
@@ -257,6 +259,58 @@ def test_sweeps_do_not_meet(tracked_plan: SweepPlan, tmp_path: Path) -> None:
         complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: score})
         project(plan)
     assert [runs(plan)[FIRST].data.metrics["val/encoding_r"] for plan in (tracked_plan, other)] == [0.1, 0.2]
+
+
+class Outage:
+    """Stands before a call of MLflow's client; ``script`` says what becomes of each request, after that all is well."""
+
+    def __init__(self, projection: Projection, call: str, script: list[str]) -> None:
+        self.real = getattr(projection.client, call)
+        self.script = iter(script)
+        setattr(projection.client, call, self)
+
+    def __call__(self, *words: Any, **settings: Any) -> Any:
+        what = next(self.script, "well")
+        if what == "lost":
+            raise MlflowException("connection refused")
+        answer = self.real(*words, **settings)
+        if what == "done twice":  # MLflow's client asks again when no answer comes
+            answer = self.real(*words, **settings)
+        if what == "answer lost":
+            raise MlflowException("connection reset")
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("call", "script"),
+    [
+        ("create_run", ["answer lost", "lost", "answer lost"]),
+        ("create_run", ["done twice"] * 4),
+        ("log_batch", ["lost", "answer lost", "lost"]),
+        ("set_terminated", ["answer lost", "lost"]),
+    ],
+)
+def test_each_trial_has_one_whole_run_whenever_the_server_goes(
+    tracked_plan: SweepPlan, call: str, script: list[str]
+) -> None:
+    ledger = open_ledger(tracked_plan)
+    for score in (0.1, 0.2, 0.3):
+        complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: score})
+    projection = Projection(ledger, "file:///nowhere")
+    Outage(projection, call, script)
+    for _ in script:
+        with suppress(MlflowException):
+            projection.sync()
+    projection.sync(ended=True)
+    shown = runs(tracked_plan)
+    assert len(shown) == 4
+    parent = shown[V1_CONTRASTIVE.name].info.run_id
+    for number, score in enumerate((0.1, 0.2, 0.3)):
+        run = shown[f"{V1_CONTRASTIVE.name}/{number:05d}"]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent
+        assert run.data.metrics["val/encoding_r"] == score
+        assert len(run.data.params) == 7
 
 
 def test_test_scores_are_written_once(tracked_plan: SweepPlan) -> None:
