@@ -13,6 +13,7 @@ import torch
 from xdist.scheduler import LoadScopeScheduling
 
 from orchestrator.tuning import ray_running
+from tests.sweeps import SMALL, sweep
 from trainables.data.algonauts import AlgonautsDataset, open_algonauts
 from trainables.data.demo import make_demo
 
@@ -24,6 +25,7 @@ STARTS_RAY = (
     "test_science.py",
     "test_slot.py",
     "test_spot_watcher.py",
+    "test_tracking_server.py",
 )
 """Files whose tests start Ray: two clusters at once on two cores starve each other's workers."""
 
@@ -85,6 +87,15 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo(demo_root: Path) -> AlgonautsDataset:
     """The small demo set, open."""
     return open_algonauts(demo_root)
+
+
+@pytest.fixture(scope="session")
+def small_sweep(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> tuple[Path, str]:
+    """The storage of a finished sweep on this machine alone, and what its command printed. It takes half a minute."""
+    storage = tmp_path_factory.mktemp("storage")
+    done = sweep("run", "--data", demo_root, "--storage", storage, *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return storage, done.stdout
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from unittest.mock import patch
@@ -17,6 +17,18 @@ from unittest.mock import patch
 from sweep import main as command_line_of_sweep
 
 ROOT = Path(__file__).parents[1]
+SMALL = (
+    "--subjects=1",
+    "--hemispheres=lh",
+    "--rois=V1v,RSC",
+    "--cutoffs=features.2,features.5",
+    "--trials=2",
+    "--epochs=2",
+    "--weights=random",
+    "--batch-size=32",
+    "--name=small",
+)
+"""Options of a sweep of five trials: V1v of one subject, RSC being too small."""
 
 
 def command_line(*words: str | Path) -> list[str]:
@@ -54,14 +66,16 @@ def at_once(*words: str | Path) -> subprocess.CompletedProcess[str]:
 class Driver:
     """A command that runs in the background."""
 
-    def __init__(self, log: Path, *words: str | Path, folder: Path = ROOT) -> None:
+    def __init__(
+        self, log: Path, *words: str | Path, settings: Mapping[str, str] | None = None, cwd: Path = ROOT
+    ) -> None:
         self.log = log
         self._known: set[int] = set()
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 command_line(*words),
-                cwd=folder,
-                env=environment(),
+                cwd=cwd,
+                env={**environment(), **(settings or {})},
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -113,9 +127,11 @@ def _three(line: str) -> tuple[str, str, str]:
 
 
 @contextmanager
-def driver(log: Path, *words: str | Path, folder: Path = ROOT) -> Iterator[Driver]:
-    """A command in the background, in ``folder``; if it still runs at the end it is killed."""
-    started = Driver(log, *words, folder=folder)
+def driver(
+    log: Path, *words: str | Path, settings: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> Iterator[Driver]:
+    """A command in the background, with ``settings`` in its environment; if it still runs at the end it is killed."""
+    started = Driver(log, *words, settings=settings, cwd=cwd)
     try:
         yield started
     finally:

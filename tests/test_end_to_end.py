@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from orchestrator.launch import open_sweep
 from orchestrator.storage import SweepStorage
-from tests.sweeps import at_once, sweep
+from tests.sweeps import SMALL, at_once, sweep
 from trainables.data.algonauts import open_algonauts
 from trainables.data.responses import load_test
 from trainables.encoding.scores import pearson_r
@@ -25,30 +25,17 @@ from trainables.target import Target
 pytestmark = pytest.mark.timeout(590)
 TARGET = Target("demo", ("subj01",), "lh", "V1v")
 METHODS = ("contrastive", "regression", "untuned")
-OPTIONS = [
-    "--subjects=1",
-    "--hemispheres=lh",
-    "--rois=V1v,RSC",
-    "--cutoffs=features.2,features.5",
-    "--trials=2",
-    "--epochs=2",
-    "--weights=random",
-    "--batch-size=32",
-    "--name=small",
-]
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("storage")
+def storage(small_sweep: tuple[Path, str]) -> Path:
+    return small_sweep[0]
 
 
 @pytest.fixture(scope="module")
-def finished(storage: Path, demo_root: Path) -> str:
+def finished(small_sweep: tuple[Path, str]) -> str:
     """A finished sweep; what its command printed."""
-    done = sweep("run", "--data", demo_root, "--storage", storage, *OPTIONS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return small_sweep[1]
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +144,7 @@ def test_mlflow_shows_what_the_ledger_holds(finished: str, storage: Path) -> Non
 def test_same_options_again_start_nothing(finished: str, storage: Path, demo_root: Path) -> None:
     journal = (storage / "small/ledger.journal").read_bytes()
     before = {name for name in files(storage) if "scratch" in name}
-    done = at_once("run", "--data", demo_root, "--storage", storage, *OPTIONS)
+    done = at_once("run", "--data", demo_root, "--storage", storage, *SMALL)
     assert done.returncode == 0, done.stderr
     assert "Starting Ray" not in done.stdout
     assert (storage / "small/ledger.journal").read_bytes() == journal
@@ -172,7 +159,7 @@ def test_other_options_are_refused_by_name(
     finished: str, storage: Path, demo_root: Path, option: str, field: str
 ) -> None:
     before = (storage / "small/plan.json").read_bytes()
-    done = at_once("run", "--data", demo_root, "--storage", storage, *OPTIONS, option)
+    done = at_once("run", "--data", demo_root, "--storage", storage, *SMALL, option)
     assert done.returncode == 1
     assert done.stderr.count("Error") == 1
     assert f"sweep 'small' exists with another {field}" in done.stderr

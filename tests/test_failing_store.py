@@ -54,7 +54,7 @@ def test_a_store_that_begins_to_fail_stops_the_sweep_and_loses_nothing(
     places = [f"--data={data}", f"--storage={STORAGE}", tracking, "--weights=random", "--methods=untuned", "--trials=1"]
     # The credentials expire once one model is whole.
     proxy.fail("expired", method="PUT", path=r"trials/\S*/model\.json", times=ALWAYS, after=1)
-    with driver(tmp_path / "run.log", "run", *places, *options, folder=tmp_path) as run:
+    with driver(tmp_path / "run.log", "run", *places, *options, cwd=tmp_path) as run:
         assert run.wait() == 1, run.log.read_text()
         said = run.log.read_text()
     assert "Traceback" not in said
@@ -65,7 +65,7 @@ def test_a_store_that_begins_to_fail_stops_the_sweep_and_loses_nothing(
     assert len(complete) == 1
     assert {record.state for record in before.values()} <= {"complete", "running"}
     proxy.heal()
-    with driver(tmp_path / "resume.log", "resume", "shaken", f"--storage={STORAGE}", folder=tmp_path) as resumed:
+    with driver(tmp_path / "resume.log", "resume", "shaken", f"--storage={STORAGE}", cwd=tmp_path) as resumed:
         assert resumed.wait() == 0, resumed.log.read_text()
     after = records()
     assert {record.state for record in after.values()} == {"complete"}

@@ -1,0 +1,317 @@
+"""The servers that outlive a cluster, for real: PostgreSQL, MLflow with users, a bucket; and a sweep on them all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import fsspec
+import pytest
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from orchestrator.launch import open_sweep
+from orchestrator.ledger import Ledger
+from orchestrator.ledger_storage import open_storage
+from orchestrator.plan import SweepPlan
+from orchestrator.tracking.client import connect
+from orchestrator.tracking.figures import log_figures
+from orchestrator.tracking.projection import Projection
+from orchestrator.tracking.projector import Projector
+from tests.orchestrator.plans import V1_CONTRASTIVE, complete, open_ledger, small_plan
+from tests.servers import (
+    ADMIN_PASSWORD,
+    BUCKET,
+    DATABASE_PASSWORD,
+    KEYS,
+    LEDGER_PASSWORD,
+    SWEEP_PASSWORD,
+    Servers,
+    postgres_is_missing,
+    s3,
+    servers_running,
+)
+from tests.sweeps import SMALL, Driver, driver
+from trainables.errors import StorageError
+
+pytestmark = [
+    pytest.mark.timeout(590),
+    pytest.mark.skipif(bool(postgres_is_missing()), reason=postgres_is_missing() or "nothing is missing"),
+]
+SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
+SWEEP = ("sweep", SWEEP_PASSWORD)
+PASSWORDS = (LEDGER_PASSWORD, DATABASE_PASSWORD, ADMIN_PASSWORD, SWEEP_PASSWORD)
+ENCODED = [form.encode() for word in PASSWORDS for form in (word, quote(word, safe=""), quote(word))]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    with servers_running() as running:
+        yield running
+
+
+@pytest.fixture
+def head(servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Servers:
+    """What the head of a cluster has: two files with passwords, and no key of the bucket."""
+    for name in (*KEYS, "AWS_ENDPOINT_URL", "PGPASSWORD", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    (home / ".mlflow").mkdir(parents=True)
+    (home / ".mlflow/credentials").write_text(
+        f"[mlflow]\nmlflow_tracking_username = sweep\nmlflow_tracking_password = {SWEEP_PASSWORD}\n"
+    )
+    pgpass = home / ".pgpass"
+    pgpass.write_text(f"127.0.0.1:{servers.database_port}:ledger:sweep:{LEDGER_PASSWORD.replace(':', chr(92) + ':')}\n")
+    pgpass.chmod(0o600)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PGPASSFILE", str(pgpass))  # not every libpq looks for the home in HOME
+    return servers
+
+
+def plan_on(servers: Servers, folder: Path, name: str) -> SweepPlan:
+    return small_plan(folder, name=name, ledger=servers.database(), tracking_uri=servers.address, trials=3)
+
+
+def runs_of(plan: SweepPlan) -> dict[str, Run]:
+    client = MlflowClient(plan.tracking_uri)
+    experiment = client.get_experiment_by_name(plan.name)
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], "tags.`sweep.trial` != ''")
+    by_uid = {run.data.tags["sweep.trial"]: run for run in found}
+    assert len(by_uid) == len(found), "a trial has two runs"
+    return by_uid
+
+
+def wait_for(plan: SweepPlan, uid: str, timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while (run := runs_of(plan).get(uid)) is None or run.info.status != "FINISHED":
+        assert time.monotonic() < deadline, f"{uid} is not in MLflow after {timeout} s"
+        time.sleep(0.2)
+
+
+def said_by(error: pytest.ExceptionInfo[StorageError]) -> str:
+    said = str(error.value)
+    assert len(said.splitlines()) == 1
+    assert not any(word in said for word in PASSWORDS)
+    return said
+
+
+def test_who_has_no_password_sees_nothing(servers: Servers) -> None:
+    assert servers.request(SEARCH)[0] == 401
+    assert servers.request("/")[0] == 401
+    assert servers.request(SEARCH, ("sweep", "another-password"))[0] == 401
+    assert servers.request(SEARCH, ("admin", "password1234"))[0] == 401
+    code, said = servers.request(SEARCH, SWEEP)
+    assert code == 200, said
+
+
+def test_another_host_or_page_is_refused(servers: Servers) -> None:
+    """A page that rebinds its name to this address, or sends the browser's password along."""
+    code, said = servers.request(SEARCH, SWEEP, headers={"Host": "evil.example"})
+    assert (code, "Host" in said) == (403, True)
+    post = "/api/2.0/mlflow/experiments/search", SWEEP, {"max_results": 1}
+    assert servers.request(*post, {"Origin": "http://evil.example"})[0] == 403
+    assert servers.request(*post, {"Origin": "http://mlflow.internal:5000"})[0] == 200, "its own page was refused"
+
+
+def test_wrong_password_of_mlflow_is_told(head: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(head.address)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another-password")
+    with pytest.raises(StorageError, match="refuses the user name or the password") as told:
+        connect(head.address)
+    assert "~/.mlflow/credentials" in said_by(told)
+
+
+def test_name_that_the_server_does_not_go_by_is_told(head: Servers) -> None:
+    with pytest.raises(StorageError, match="--allowed-hosts") as told:
+        connect(f"http://localhost:{head.port}")
+    said_by(told)
+
+
+@pytest.mark.parametrize(
+    ("role", "password", "database", "words"),
+    [
+        ("sweep", "another", "ledger", "password authentication failed"),
+        ("sweep", "", "ledger", "no password supplied"),
+        ("sweep", LEDGER_PASSWORD, "mlflow", "permission denied for database"),
+        ("mlflow", DATABASE_PASSWORD, "ledger", "permission denied for database"),
+    ],
+)
+def test_only_its_own_role_opens_a_database(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, role: str, password: str, database: str, words: str
+) -> None:
+    monkeypatch.setenv("PGPASSFILE", "/dev/null")
+    monkeypatch.setenv("PGPASSWORD", password)
+    with pytest.raises(StorageError, match=words) as told:
+        open_storage(servers.database(database, role))
+    assert "~/.pgpass" in said_by(told)
+
+
+def test_figures_are_seen_without_a_key_of_the_bucket(head: Servers, tmp_path: Path) -> None:
+    plan = plan_on(head, tmp_path, "figures")
+    ledger = open_ledger(plan)
+    complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.2})
+    projection = Projection(Ledger(plan), "file:///nowhere")
+    projection.sync(ended=True)
+    for content in (b"old", b"new"):  # the second report takes the place of the first
+        run_id = log_figures(projection, {"leaderboard": content})
+    stored = {name: content for name, content in head.objects().items() if "figures" in name}
+    assert list(stored.values()) == [b"new"]
+    assert next(iter(stored)).startswith("mlflow/")
+
+    head.add_user("colleague", "Colleague-long")
+    with pytest.MonkeyPatch.context() as colleague:
+        colleague.setenv("MLFLOW_TRACKING_USERNAME", "colleague")
+        colleague.setenv("MLFLOW_TRACKING_PASSWORD", "Colleague-long")
+        client = MlflowClient(plan.tracking_uri)
+        path = client.download_artifacts(run_id, "figures/leaderboard.png", str(tmp_path))
+        assert Path(path).read_bytes() == b"new"
+        assert set(runs_of(plan)) == {V1_CONTRASTIVE.name, f"{V1_CONTRASTIVE.name}/00000"}
+        with pytest.raises(MlflowException, match="Permission denied"):
+            client.set_tag(run_id, "mine", "now")
+
+
+def test_mlflow_that_was_away_is_caught_up_with(head: Servers, tmp_path: Path) -> None:
+    plan = plan_on(head, tmp_path, "away")
+    ledger = open_ledger(plan)
+    uids = [f"{V1_CONTRASTIVE.name}/0000{number}" for number in range(3)]
+    projector = Projector(Projection(Ledger(plan), "file:///nowhere"))
+    complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
+    wait_for(plan, uids[0])
+    head.kill()
+    began = time.monotonic()
+    complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.2})
+    assert time.monotonic() - began < 5, "a server that is away held up a trial"
+    while projector.last_error is None:
+        time.sleep(0.1)
+    head.start()
+    complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.3})
+    assert projector.close()
+    shown = runs_of(plan)
+    assert {uid: run.info.status for uid, run in shown.items()} == dict.fromkeys(
+        [V1_CONTRASTIVE.name, *uids], "FINISHED"
+    )
+    assert [shown[uid].data.metrics["val/encoding_r"] for uid in uids] == [0.1, 0.2, 0.3]
+    assert {len(shown[uid].data.params) for uid in uids} == {7}
+
+
+def test_ledger_that_was_away_is_waited_for(head: Servers, tmp_path: Path) -> None:
+    plan = plan_on(head, tmp_path, "patient")
+    ledger = open_ledger(plan)
+    first = ledger.ask(V1_CONTRASTIVE)
+    head.postgres("stop")
+    going_on = threading.Thread(target=complete, args=(ledger, first, {9: 0.1}))
+    try:
+        going_on.start()
+        going_on.join(3)
+        assert going_on.is_alive(), "the trial ended without its ledger"
+    finally:
+        head.postgres("start")
+    going_on.join(30)
+    assert not going_on.is_alive()
+    (record,) = Ledger(plan).study_records(V1_CONTRASTIVE)
+    assert (record.state, record.value) == ("complete", 0.1)
+    assert head.request(SEARCH, SWEEP)[0] == 200, "MLflow did not find its database again"
+
+
+def environment_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
+def watch(run: Driver) -> dict[str, bytes]:
+    """Command line and environment of every process of Ray's that the driver started, until it ends."""
+    seen: dict[str, bytes] = {}
+    while run.process.poll() is None:
+        for pid, title in run.family().items():
+            if "ray" in title:  # the driver itself calls git
+                seen[title] = seen.get(title, b"") + title.encode() + environment_of(pid)
+        time.sleep(0.3)
+    return seen
+
+
+def test_sweep_on_servers_gives_the_trials_of_a_sweep_on_one_disk(
+    servers: Servers, small_sweep: tuple[Path, str], demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same options but for where things lie; and the passwords, which stand in them, come nowhere else."""
+    client = s3(servers.bucket)
+    for path in sorted(path for path in demo_root.rglob("*") if path.is_file()):
+        client.upload_file(str(path), BUCKET, f"{demo_root.name}/{path.relative_to(demo_root)}")
+    places = {
+        **KEYS,
+        "AWS_ENDPOINT_URL": servers.bucket,
+        "SWEEP_DATA": f"s3://{BUCKET}/{demo_root.name}",
+        "SWEEP_STORAGE": f"s3://{BUCKET}/results",
+        "SWEEP_LEDGER": servers.database(password=LEDGER_PASSWORD),
+        "SWEEP_TRACKING_URI": servers.address.replace("//", f"//sweep:{quote(SWEEP_PASSWORD, safe='')}@"),
+    }
+    log = tmp_path / "run.log"
+    with driver(log, "run", *SMALL, settings=places, cwd=tmp_path) as run:
+        seen = watch(run)
+    assert run.wait() == 0, log.read_text()
+
+    for name in (*KEYS, "AWS_ENDPOINT_URL"):
+        monkeypatch.setenv(name, places[name])
+    monkeypatch.setenv("PGPASSWORD", LEDGER_PASSWORD)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "sweep")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SWEEP_PASSWORD)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    _, here = open_sweep("small", str(small_sweep[0]))
+    _, there = open_sweep("small", places["SWEEP_STORAGE"])
+    assert there.plan.differences(here.plan) == ["data"]
+    for key in here.plan.studies:
+        near, far = here.study_records(key), there.study_records(key)
+        assert [record.config for record in far] == [record.config for record in near]
+        for one, other in zip(far, near, strict=True):
+            both = one.scores.keys() & other.scores.keys()  # which of two trials at once is pruned depends on the clock
+            assert both
+            assert [one.scores[epoch] for epoch in both] == pytest.approx(
+                [other.scores[epoch] for epoch in both], rel=1e-5
+            )
+    shown = runs_of(there.plan)
+    assert {uid for uid in shown if uid.count("/") == 4} == {
+        record.uid for key in there.plan.studies for record in there.study_records(key)
+    }
+    assert {run.info.status for run in shown.values()} == {"FINISHED"}
+    stored = servers.objects()
+    assert {name for name in stored if name.endswith("model.safetensors")} == {
+        f"results/small/trials/subj01-lh-V1v/{key.method}/{there.best(key)[0].number:05d}/model.safetensors"
+        for key in there.plan.studies
+    }
+    assert_no_password(seen, log.read_bytes(), stored, servers)
+
+
+def assert_no_password(seen: dict[str, bytes], said: bytes, stored: dict[str, bytes], servers: Servers) -> None:
+    assert any("RayTrainWorker" in title for title in seen)
+    assert any(b"AWS_ENDPOINT_URL=" in content for title, content in seen.items() if "raylet" in title)
+    with sqlalchemy.create_engine(servers.database("mlflow", "mlflow", DATABASE_PASSWORD)).connect() as database:
+        tables = sqlalchemy.inspect(database).get_table_names()
+        content = {
+            table: str(database.execute(sqlalchemy.text(f'SELECT * FROM "{table}"')).all()).encode() for table in tables
+        }
+    assert b"small" in content["experiments"]
+    logs = {path.name: path.read_bytes() for path in Path("/tmp/ray/session_latest/logs").rglob("*") if path.is_file()}
+    places = {**seen, **stored, **content, **logs, "what the command said": said}
+    assert [place for place, text in places.items() if any(word in text for word in ENCODED)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MLFLOW_AUTH_ADMIN_PASSWORD", ""), ("MLFLOW_SERVER_ALLOWED_HOSTS", "*"), ("MLFLOW_ARTIFACTS_DESTINATION", "")],
+)
+def test_server_does_not_start_half_open(tmp_path: Path, name: str, value: str) -> None:
+    settings = {**Servers(tmp_path, "").settings, name: value}
+    line = [Path(__file__).parents[2] / "cluster/mlflow/server.sh"]
+    done = subprocess.run(line, env={**os.environ, **settings}, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(name)
+    assert len(done.stderr.splitlines()) == 1
