@@ -26,6 +26,7 @@ STARTS_RAY = (
     "test_slot.py",
     "test_spot_watcher.py",
     "test_tracking_server.py",
+    "test_nodes.py",
 )
 """Files whose tests start Ray: two clusters at once on two cores starve each other's workers."""
 

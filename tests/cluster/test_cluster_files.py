@@ -20,6 +20,7 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 
+from benchmarks.prepared import runtime_packages
 from cluster.profiles import COORDINATOR_CPUS, choose_profile
 from sweep import cli
 
@@ -69,6 +70,15 @@ def test_ray_is_the_pinned_one_on_loopback_and_asks_for_a_token(name: str) -> No
     assert "nightly" not in setup
     assert ".whl" not in setup, "Ray's defaults install a nightly wheel"
     assert "~/.ray/auth_token" in config["file_mounts"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_the_nodes_import_is_installed(name: str) -> None:
+    """The head's autoscaler needs its cloud's client, MLflow's artifacts on S3 and a ledger on a server need theirs."""
+    (extras,) = re.findall(r"cortex-sweep\[(.*?)\]", " ".join(content_of(name)["setup_commands"]))
+    here, elsewhere = runtime_packages(extras.split(","))
+    needed = {"boto3", "psycopg2-binary"} | ({"google-api-python-client"} if name == "gcp.yaml" else set())
+    assert needed <= {*here, *elsewhere}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -204,6 +214,6 @@ def test_settings_of_the_kubernetes_job_are_options_of_run() -> None:
     assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
-def test_the_batch_script_is_bash() -> None:
-    done = subprocess.run(["bash", "-n", str(CLUSTER / "slurm.sbatch")], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_the_batch_script_has_no_fault_that_shellcheck_knows() -> None:
+    done = subprocess.run(["shellcheck", str(CLUSTER / "slurm.sbatch")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")

@@ -1,0 +1,60 @@
+"""A cluster of several nodes on this machine; one of them goes down while a sweep runs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from orchestrator.launch import open_sweep
+from orchestrator.ledger import TrialRecord
+from tests.sweeps import driver
+
+pytestmark = pytest.mark.timeout(400)
+TRIALS = 5
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head on which no trial fits, as in cluster/gpu.yaml."""
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
+    yield started
+    started.shutdown()
+
+
+def records(storage: Path) -> dict[int, TrialRecord]:
+    if not (storage / "nodes/ledger.journal").exists():
+        return {}
+    _, ledger = open_sweep("nodes", str(storage))
+    (key,) = ledger.plan.studies
+    return {record.number: record for record in ledger.study_records(key)}
+
+
+def ended(storage: Path) -> dict[int, TrialRecord]:
+    return {number: record for number, record in records(storage).items() if record.state != "running"}
+
+
+def test_a_sweep_uses_a_node_that_joins_and_survives_one_that_dies(
+    cluster: Cluster, demo_root: Path, tmp_path: Path
+) -> None:
+    options = (
+        "--subjects=1 --hemispheres=lh --rois=V1v --space=smoke --methods=contrastive --weights=random --name=nodes"
+    )
+    sizes = f"--cutoffs=features.2 --batch-size=16 --trials={TRIALS} --epochs=3"
+    where = f"--address={cluster.address} --profile=cpu,cpus_per_worker=2,max_slots=2"
+    words = ["run", f"--data={demo_root}", f"--storage={tmp_path}", *f"{options} {sizes} {where}".split()]
+    with driver(tmp_path / "driver.log", *words) as sweep:
+        sweep.wait_until(lambda: bool(records(tmp_path)), "a slot waited for a node")
+        first = cluster.add_node(num_cpus=2)
+        sweep.wait_until(lambda: len(ended(tmp_path)) > 0, "a trial had ended")
+        cluster.add_node(num_cpus=2)
+        before = ended(tmp_path)
+        cluster.remove_node(first, allow_graceful=False)
+        code = sweep.wait()
+    assert code == 0, sweep.log.read_text()
+    after = records(tmp_path)
+    assert sorted(after) == list(range(TRIALS))
+    assert {record.state for record in after.values()} <= {"complete", "pruned"}
+    assert before.items() <= after.items(), "what had ended stays as it was"
