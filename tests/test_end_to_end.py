@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from orchestrator.launch import open_sweep
 from orchestrator.storage import SweepStorage
-from tests.sweeps import SMALL, at_once, sweep
+from tests.sweeps import SMALL, at_once
 from trainables.data.algonauts import open_algonauts
 from trainables.data.responses import load_test
 from trainables.encoding.scores import pearson_r
