@@ -22,6 +22,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 
 from benchmarks.prepared import runtime_packages
 from cluster.profiles import COORDINATOR_CPUS, choose_profile
+from cluster.spot_watcher import CLOUDS
 from sweep import cli
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
@@ -79,6 +80,14 @@ def test_what_the_nodes_import_is_installed(name: str) -> None:
     here, elsewhere = runtime_packages(extras.split(","))
     needed = {"boto3", "psycopg2-binary"} | ({"google-api-python-client"} if name == "gcp.yaml" else set())
     assert needed <= {*here, *elsewhere}
+
+
+@pytest.mark.parametrize(("name", "cloud"), [("gpu.yaml", "aws"), ("gcp.yaml", "gcp")])
+def test_spot_machines_are_watched(name: str, cloud: str) -> None:
+    (watch,) = [line for line in content_of(name)["worker_start_ray_commands"] if "spot_watcher" in line]
+    assert f"python -m cluster.spot_watcher {cloud} --address" in watch
+    assert watch.endswith("&"), "the launcher would wait for it"
+    assert cloud in CLOUDS
 
 
 @pytest.mark.parametrize("name", FILES)
