@@ -38,6 +38,13 @@ class Profile:
         """Share of a GPU that one worker takes."""
         return 1.0 / self.slots_per_gpu if self.slots_per_gpu else 0.0
 
+    @property
+    def has_larger_share(self) -> bool:
+        """Whether a slot could have a whole GPU and has not; several workers would need one each, on machines that may
+        have no more.
+        """
+        return 0 < self.gpus_per_worker < 1 and self.workers_per_slot == 1
+
     def slots(self, resources: Mapping[str, float]) -> int:
         """Slots that fit on ``resources``, or `max_slots` where that is given.
 

@@ -10,11 +10,11 @@ running there starts again from its newest snapshot.
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ def ask(url: str, headers: Mapping[str, str], method: str = "GET") -> str | None
     try:
         with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
             return str(answer.read().decode())
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
+    except (OSError, http.client.HTTPException, UnicodeDecodeError):  # URLError is an OSError
         return None
 
 
@@ -48,7 +48,7 @@ def aws_notice(server: str) -> float | None:
     try:
         notice = json.loads(text or "{}")
         when = datetime.fromisoformat(notice["time"]) if notice.get("action") in ("terminate", "stop") else None
-    except (ValueError, KeyError, AttributeError):  # what is no notice must not end the watch
+    except (ValueError, KeyError, AttributeError, TypeError):  # what is no notice must not end the watch
         return None
     return None if when is None else max(0.0, (when - datetime.now(UTC)).total_seconds())
 
@@ -65,12 +65,19 @@ CLOUDS: dict[str, tuple[str, Callable[[str], float | None]]] = {
 }
 
 
-def node_here(head: str) -> str | None:
-    """Ray's id of the node that runs on this machine; None if none does."""
+def node_here(head: str) -> str:
+    """Ray's id of the node that started last on this machine.
+
+    Raises:
+        LookupError: none runs here.
+        RuntimeError: the head does not answer.
+    """
     nodes = GcsClient(address=head).get_all_node_info(timeout=10)
     here = get_node_ip_address()
-    alive = [key for key, node in nodes.items() if node.state == 0 and node.node_manager_address == here]
-    return alive[-1].hex() if alive else None
+    alive = [node for node in nodes.values() if node.state == 0 and node.node_manager_address == here]
+    if not alive:
+        raise LookupError(f"no node of Ray's cluster at {head} runs at {here}")
+    return str(max(alive, key=lambda node: node.start_time_ms).node_id.hex())
 
 
 def drain(head: str, node: str, seconds: float) -> None:
@@ -82,7 +89,7 @@ def drain(head: str, node: str, seconds: float) -> None:
     reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the cloud takes this machine away"]
     # Through Ray's command: the reasons are numbers of a protocol that changes between releases.
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", head, "--node-id", node, *reason]
-    subprocess.run([*command, "--deadline-remaining-seconds", str(round(seconds))], check=True, timeout=60)
+    subprocess.run([*command, "--deadline-remaining-seconds", str(max(0, round(seconds)))], check=True, timeout=60)
 
 
 def main() -> int:
@@ -90,20 +97,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cloud", choices=CLOUDS)
     parser.add_argument("--address", required=True, help="HEAD:PORT of the Ray cluster")
-    parser.add_argument("--node-id", help="Ray's id of the node; by default the one on this machine")
     parser.add_argument("--server", help="the metadata server, where it is not the cloud's own")
     parser.add_argument("--every", type=float, default=POLL_SECONDS, help="seconds between two looks")
     asked = parser.parse_args()
     server, look = CLOUDS[asked.cloud]
     while (seconds := look(asked.server or server)) is None:
         time.sleep(asked.every)
-    node = asked.node_id or node_here(asked.address)
-    print(f"{datetime.now(UTC):%F %T} notice: {seconds:.0f} s left for node {node}", flush=True)
-    if node is None:
-        print("Ray does not run here; nothing to drain", flush=True)
-        return 1
-    drain(asked.address, node, seconds)
-    return 0
+    deadline = time.monotonic() + seconds
+    print(f"{datetime.now(UTC):%F %T} notice: {seconds:.0f} s left", flush=True)
+    while True:
+        try:
+            drain(asked.address, node_here(asked.address), deadline - time.monotonic())
+        except (RuntimeError, subprocess.SubprocessError, LookupError) as error:
+            print(f"{datetime.now(UTC):%F %T} could not drain: {error}", flush=True)
+            if time.monotonic() > deadline:
+                return 1
+            time.sleep(asked.every)
+        else:
+            print(f"{datetime.now(UTC):%F %T} drained", flush=True)
+            return 0
 
 
 if __name__ == "__main__":

@@ -112,7 +112,9 @@ class Slot(tune.Trainable):
 
 def _taken_away(error: Exception | None) -> bool:
     """Whether a worker group ended because a machine was drained (`cluster.spot_watcher`) and went."""
-    deaths = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    # A worker that did not answer any more comes wrapped in the check that found it dead.
+    deaths = [getattr(failure, "health_check_failure", failure) for failure in failures]
     return isinstance(error, PreemptionError) or any(getattr(death, "preempted", False) for death in deaths)
 
 

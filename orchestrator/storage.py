@@ -190,9 +190,14 @@ class SweepStorage:
         """Tuned weights of one trial."""
         return self.root / "trials" / target.slug / method / f"{number:05d}"
 
+    @property
+    def snapshots_dir(self) -> UPath:
+        """Snapshots of all trials that run."""
+        return self.root / "snapshots"
+
     def snapshot_dir(self, target: Target, method: str, number: int) -> UPath:
         """Where one trial's snapshots are, as long as it runs."""
-        return self.root / "snapshots" / target.slug / method / f"{number:05d}"
+        return self.snapshots_dir / target.slug / method / f"{number:05d}"
 
     @property
     def selection_file(self) -> UPath:

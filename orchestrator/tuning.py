@@ -21,6 +21,7 @@ from ray.tune import TuneError
 from cluster.profiles import COORDINATOR_CPUS, Profile
 from orchestrator.ledger import Ledger, OpenTrial
 from orchestrator.passwords import not_inherited
+from orchestrator.plan import StudyKey
 from orchestrator.progress import SweepProgress
 from orchestrator.pruning import StudyPruning
 from orchestrator.search import StudySearch
@@ -90,6 +91,7 @@ def run_trials(
     call. Without ``warm`` every trial starts a slot of its own, which is there to be measured against.
     """
     settings = slot_settings(storage, ledger, profile)
+    forget_old_snapshots(storage, ledger)
 
     def job(trial: OpenTrial, score_to_beat: float, alone: bool) -> dict[str, Any]:
         place = storage.trial_dir(trial.study.target, trial.study.method, trial.trial.number)
@@ -103,10 +105,10 @@ def run_trials(
 
     def finished(trial: OpenTrial) -> None:
         forget_weights(storage, ledger, trial)
-        forget_snapshots(storage, trial)
+        forget_snapshots(storage, trial.study, trial.trial.number)
         progress.trial_ended(trial)
 
-    search = StudySearch(ledger, job, finished, larger_share=0 < profile.gpus_per_worker < 1)
+    search = StudySearch(ledger, job, finished, larger_share=profile.has_larger_share)
     progress.start(search)
     if not search.left:
         return True
@@ -153,12 +155,22 @@ def forget_weights(storage: SweepStorage, ledger: Ledger, ended: OpenTrial) -> N
                 place.rmdir(recursive=True)
 
 
-def forget_snapshots(storage: SweepStorage, ended: OpenTrial) -> None:
-    """Delete what a restart of this trial would have gone on from."""
-    place = storage.snapshot_dir(ended.study.target, ended.study.method, ended.trial.number)
+def forget_snapshots(storage: SweepStorage, study: StudyKey, number: int) -> None:
+    """Delete what a restart of a trial that has ended would have gone on from."""
+    place = storage.snapshot_dir(study.target, study.method, number)
     with storage_errors(place, "delete"):
         if place.exists():
             place.rmdir(recursive=True)
+
+
+def forget_old_snapshots(storage: SweepStorage, ledger: Ledger) -> None:
+    """Delete snapshots of trials whose driver died between their end and what follows it."""
+    if not storage.snapshots_dir.exists():
+        return
+    for key in ledger.plan.studies:
+        for record in ledger.study_records(key):
+            if record.state != "running":
+                forget_snapshots(storage, key, record.number)
 
 
 @contextmanager

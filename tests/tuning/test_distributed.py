@@ -11,7 +11,14 @@ from torch.multiprocessing.spawn import spawn
 from tests.synthetic import POOLED_TARGET, planted_data, planted_pair, tiny_config, tiny_weights
 from trainables.config import TrialConfig
 from trainables.models.backbone import BACKBONES
-from trainables.tuning.distributed import average_gradients, gather_rows, share_of, world
+from trainables.tuning.distributed import (
+    all_agree,
+    average_gradients,
+    from_first_worker,
+    gather_rows,
+    share_of,
+    world,
+)
 from trainables.tuning.loop import TrialRun
 
 N_WORKERS = 2
@@ -74,6 +81,8 @@ def _gathered(rank: int) -> Outcome:
 def _worker(rank: int, folder: str) -> None:
     rendezvous = f"file://{folder}/rendezvous"
     distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=N_WORKERS)
+    assert from_first_worker(("a", rank)) == ("a", 0)
+    assert [all_agree(True), all_agree(rank == 0), all_agree(False)] == [True, False, False]
     outcomes = [_gathered(rank), *(_outcome(config) for config in CONFIGS)]
     torch.save(outcomes, f"{folder}/rank{rank}.pt")
     distributed.destroy_process_group()
@@ -120,4 +129,6 @@ def test_a_single_process_is_left_alone() -> None:
     assert world() == (0, 1)
     assert share_of(batch).equal(batch)
     assert gather_rows(batch) is batch
+    assert from_first_worker(batch) is batch
+    assert [all_agree(True), all_agree(False)] == [True, False]
     assert parameter.grad.item() == 1.0

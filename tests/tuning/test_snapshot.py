@@ -91,6 +91,11 @@ def test_half_written_snapshot_leaves_the_one_before(tmp_path: Path) -> None:
     newest = folder.newest()
     assert newest is not None
     assert newest.epoch == 2
+    folder.write(run.snapshot())  # again, now whole, and it stays
+    newest = folder.newest()
+    assert newest is not None
+    assert newest.epoch == 3
+    assert [place.name for place in (tmp_path / "trial").iterdir()] == ["00003"]
 
 
 class PlantedBench(Bench):
@@ -165,7 +170,19 @@ def test_storage_that_takes_no_snapshot_is_noted_and_the_trial_ends(
 
 @pytest.mark.usefixtures("one_thread")
 def test_machine_that_is_taken_away_leaves_a_snapshot_of_every_epoch(tmp_path: Path) -> None:
+    def kept() -> list[tuple[str, int]]:
+        places = (tmp_path / "snapshots").iterdir()
+        return [(place.name, (place / "snapshot.json").stat().st_mtime_ns) for place in places]
+
     trial = in_hand(tmp_path, leaving=True)
     trial.advance()
     trial.advance()
-    assert [place.name for place in (tmp_path / "snapshots").iterdir()] == ["00002"]
+    before = kept()
+    assert [name for name, _ in before] == ["00002"]
+    again = in_hand(tmp_path, leaving=True)  # of a machine that goes, too
+    epochs = again._epochs()
+    assert again.run.epoch == 2
+    next(epochs)
+    assert kept() == before, "what it went on from was written anew"
+    next(epochs)
+    assert [name for name, _ in kept()] == ["00003"]

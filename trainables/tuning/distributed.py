@@ -71,6 +71,25 @@ def copy_from_first_worker(module: nn.Module) -> None:
         distributed.broadcast(tensor, src=0)
 
 
+def from_first_worker(value: Any) -> Any:
+    """What rank 0 passes, on every worker; small plain values."""
+    if world()[1] == 1:
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def all_agree(here: bool) -> bool:
+    """Whether every worker passes True."""
+    n_workers = world()[1]
+    if n_workers == 1:
+        return here
+    found: list[Any] = [None] * n_workers
+    distributed.all_gather_object(found, here)
+    return all(found)
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, share: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ class TrialRun(Iterator[EpochResult]):
             "best_backbone": best_backbone,
             "best_head": best_head,
         }
-        return Snapshot(self.epoch, self._identity(), states, self.best, notes or {})
+        return Snapshot(self.epoch, self.identity(), states, self.best, notes or {})
 
     def restore(self, snapshot: Snapshot) -> bool:
         """Go on from a snapshot, before the first epoch; the rest is as if nothing had happened.
@@ -149,7 +149,7 @@ class TrialRun(Iterator[EpochResult]):
         Returns:
             False, and nothing is changed, if it is another trial's: other configuration, weights or split.
         """
-        if not snapshot.is_of(self._identity()):
+        if not snapshot.is_of(self.identity()):
             return False
         states = snapshot.states
         self.backbone.load_state_dict(states["backbone"])
@@ -163,7 +163,8 @@ class TrialRun(Iterator[EpochResult]):
             )
         return True
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Whose snapshot one of this trial is: configuration, and digests of weights and split."""
         data = [part.data.digest for part in self._subjects]
         return {"config": self.config.to_dict(), "weights": self._weights.digest, "split": data}
 

@@ -105,10 +105,11 @@ class SnapshotFolder:
         started = time.monotonic()
         try:
             with self._storage_errors():
-                former = self._places()
-                snapshot.write(self._directory / f"{snapshot.epoch:05d}")
-                for place in former:
-                    place.rmdir(recursive=True)
+                place = self._place(snapshot.epoch)
+                former = [other for other in self._places() if other.name != place.name]
+                snapshot.write(place)
+                for other in former:
+                    other.rmdir(recursive=True)
         finally:  # a storage that fails is not asked again at every epoch
             self._last = time.monotonic()
             self._cost = self._last - started
@@ -121,12 +122,19 @@ class SnapshotFolder:
         """
         with self._storage_errors():
             places = self._places()
-        for place in reversed(places):
-            try:
-                return Snapshot.read(place)
-            except WeightsError:  # its writer was killed midway; the one before it is whole
-                continue
-        return None
+        # The newest may be half there, its writer killed midway; the one before it is whole.
+        found = (self.of_epoch(int(place.name)) for place in reversed(places))
+        return next((snapshot for snapshot in found if snapshot is not None), None)
+
+    def of_epoch(self, epoch: int) -> Snapshot | None:
+        """The snapshot of one epoch; None if there is none that is whole."""
+        try:
+            return Snapshot.read(self._place(epoch))
+        except WeightsError:
+            return None
+
+    def _place(self, epoch: int) -> UPath:
+        return self._directory / f"{epoch:05d}"
 
     @contextmanager
     def _storage_errors(self) -> Iterator[None]:

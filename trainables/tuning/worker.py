@@ -155,19 +155,40 @@ class TrialInHand:
         self.run = bench.start(self.config)
         self.snapshots = SnapshotFolder(UPath(command["snapshot_dir"]))
         self.snapshot_error: str | None = None
+        self._kept_epoch = 0
         self.history: list[dict[str, Any]] = []
-        former = self.snapshots.newest()
-        if former is not None and self.run.restore(former):
-            self.history = list(former.notes["history"])
+        self._restore()
+
+    def _restore(self) -> None:
+        """Go on from the newest snapshot that all workers of the slot can read, the same on each.
+
+        Raises:
+            StorageError: the storage cannot be listed; on every worker, or some would wait for the others.
+        """
+        newest, problem = None, ""
+        if distributed.world()[0] == 0:
+            try:
+                newest = self.snapshots.newest()
+            except StorageError as error:
+                problem = str(error)
+        epoch, problem = distributed.from_first_worker((newest.epoch if newest else 0, problem))
+        if problem:
+            raise StorageError(problem)
+        if not epoch:
+            return
+        former = newest or self.snapshots.of_epoch(epoch)
+        if distributed.all_agree(former is not None and former.is_of(self.run.identity())) and former is not None:
+            self.run.restore(former)
+            self.history, self._kept_epoch = list(former.notes["history"]), former.epoch
 
     def _epochs(self) -> Iterator[EpochResult]:
         """The remaining epochs. A snapshot is taken before one begins: by then the scores so far are in the ledger."""
         while True:
             due = self.bench.leaving() or self.snapshots.due()
-            if due and self.run.epoch and distributed.world()[0] == 0:
+            if due and self.run.epoch > self._kept_epoch and distributed.world()[0] == 0:
                 try:
                     self.snapshots.write(self.run.snapshot({"history": self.history}))
-                    self.snapshot_error = None
+                    self.snapshot_error, self._kept_epoch = None, self.run.epoch
                 except StorageError as error:  # the trial itself lacks nothing; a restart would repeat more of it
                     self.snapshot_error = str(error)
             if (result := next(self.run, None)) is None:
