@@ -11,6 +11,7 @@ import boto3
 import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
+from upath import UPath
 
 BUCKET = "laboratory"
 
@@ -39,6 +40,11 @@ def speak_to(address: str, patch: pytest.MonkeyPatch) -> None:
 def forget_connections() -> None:
     """Settings are read when a file system is made; listings of what was there are kept with it."""
     fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+def forget_listings() -> None:
+    """Let what was seen be looked at again; connections, which take long to make, stay."""
+    UPath(f"s3://{BUCKET}").fs.invalidate_cache()
 
 
 @contextmanager

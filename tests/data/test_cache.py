@@ -151,7 +151,7 @@ def test_what_another_process_builds_is_counted_and_stays(cache: Path, monkeypat
 def test_an_entry_that_never_fits_is_told_and_costs_no_other(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = used(cache, 1, 1000)
     monkeypatch.setenv("SWEEP_CACHE_SIZE", str(SET_BYTES - 1))
-    with pytest.raises(StorageError, match=r"needs .* as SWEEP_CACHE_SIZE=\d+ says.*; raise SWEEP_CACHE_SIZE"):
+    with pytest.raises(StorageError, match=r"\.npy needs .*\(as SWEEP_CACHE_SIZE=\d+ says\); raise SWEEP"):
         decoded(cache, 2)
     assert held(cache) == {name}
 

@@ -137,7 +137,7 @@ def _make_room(root: Path, partial: Path, size: int) -> None:
     why = "all that its disk has room for" if room == on_disk else f"as SWEEP_CACHE_SIZE={limit} says"
     if size > room:
         raise StorageError(
-            f"{partial.name.strip('.')} needs {_gb(size)} in the cache {root}, which may hold {_gb(room)} ({why}); "
+            f"{partial.name.removeprefix('.').removesuffix('.part')} needs {_gb(size)} in the cache {root}, which may hold {_gb(room)} ({why}); "
             "raise SWEEP_CACHE_SIZE, free some space, or set SWEEP_CACHE_DIR to a larger disk"
         )
     total = sum(entry.size for entry in held)
