@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import RayError
 from ray.util import get_node_ip_address
 
 POLL_SECONDS = 5.0
@@ -108,7 +109,7 @@ def main() -> int:
     while True:
         try:
             drain(asked.address, node_here(asked.address), deadline - time.monotonic())
-        except (RuntimeError, subprocess.SubprocessError, LookupError) as error:
+        except (RayError, RuntimeError, subprocess.SubprocessError, LookupError) as error:
             print(f"{datetime.now(UTC):%F %T} could not drain: {error}", flush=True)
             if time.monotonic() > deadline:
                 return 1

@@ -40,21 +40,26 @@ def records() -> dict[str, TrialRecord]:
 def test_a_store_that_begins_to_fail_stops_the_sweep_and_loses_nothing(
     proxy: FaultProxy, client: Any, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where a sweep with remote storage keeps its ledger
-    data = upload(client, demo_root)
-    options = [
-        "--subjects=1",
-        "--hemispheres=lh",
-        "--rois=V1v,V2v,V3v",
-        "--methods=untuned",
-        "--trials=1",
-        "--name=shaken",
+    monkeypatch.chdir(tmp_path)  # where a sweep with remote storage keeps its driver's lock
+    command = [
+        "run",
+        f"--data={upload(client, demo_root)}",
+        f"--storage={STORAGE}",
+        f"--ledger={tmp_path / 'ledger.journal'}",
+        f"--tracking-uri=sqlite:///{tmp_path / 'mlflow.db'}",
+        *[
+            "--name=shaken",
+            "--weights=random",
+            "--subjects=1",
+            "--hemispheres=lh",
+            "--rois=V1v,V2v,V3v",
+            "--cutoffs=features.2",
+        ],
+        *["--methods=untuned", "--trials=1"],
     ]
-    tracking = f"--tracking-uri=sqlite:///{tmp_path / 'mlflow.db'}"
-    places = [f"--data={data}", f"--storage={STORAGE}", tracking, "--weights=random", "--methods=untuned", "--trials=1"]
     # The credentials expire once one model is whole.
     proxy.fail("expired", method="PUT", path=r"trials/\S*/model\.json", times=ALWAYS, after=1)
-    with driver(tmp_path / "run.log", "run", *places, *options, cwd=tmp_path) as run:
+    with driver(tmp_path / "run.log", *command, cwd=tmp_path) as run:
         assert run.wait() == 1, run.log.read_text()
         said = run.log.read_text()
     assert "Traceback" not in said

@@ -17,8 +17,9 @@ TRIALS = 5
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head on which no trial fits, as in cluster/gpu.yaml."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # whatever Ray that ran in this process before has set
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
     yield started
     started.shutdown()
@@ -45,7 +46,7 @@ def test_a_sweep_uses_a_node_that_joins_and_survives_one_that_dies(
     sizes = f"--cutoffs=features.2 --batch-size=16 --trials={TRIALS} --epochs=3"
     where = f"--address={cluster.address} --profile=cpu,cpus_per_worker=2,max_slots=2"
     words = ["run", f"--data={demo_root}", f"--storage={tmp_path}", *f"{options} {sizes} {where}".split()]
-    with driver(tmp_path / "driver.log", *words) as sweep:
+    with driver(tmp_path / "driver.log", *words, settings={"RAY_AUTH_MODE": "disabled"}) as sweep:
         sweep.wait_until(lambda: bool(records(tmp_path)), "a slot waited for a node")
         first = cluster.add_node(num_cpus=2)
         sweep.wait_until(lambda: len(ended(tmp_path)) > 0, "a trial had ended")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_what_the_nodes_import_is_installed(name: str) -> None:
     """The head's autoscaler needs its cloud's client, MLflow's artifacts on S3 and a ledger on a server need theirs."""
     (extras,) = re.findall(r"cortex-sweep\[(.*?)\]", " ".join(content_of(name)["setup_commands"]))
     here, elsewhere = runtime_packages(extras.split(","))
-    needed = {"boto3", "psycopg2-binary"} | ({"google-api-python-client"} if name == "gcp.yaml" else set())
+    needed = {"boto3", "psycopg"} | ({"google-api-python-client"} if name == "gcp.yaml" else set())
     assert needed <= {*here, *elsewhere}
 
 
@@ -224,5 +225,10 @@ def test_settings_of_the_kubernetes_job_are_options_of_run() -> None:
 
 
 def test_the_batch_script_has_no_fault_that_shellcheck_knows() -> None:
-    done = subprocess.run(["shellcheck", str(CLUSTER / "slurm.sbatch")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("shellcheck"), str(CLUSTER / "slurm.sbatch")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (0, "")

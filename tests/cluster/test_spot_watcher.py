@@ -27,7 +27,7 @@ from trainables.target import Target
 from trainables.tuning.snapshot import SnapshotFolder
 from trainables.tuning.worker import Workspace
 
-EPOCHS = 80
+EPOCHS = 50
 
 
 class Metadata(BaseHTTPRequestHandler):
@@ -107,6 +107,7 @@ def test_head_that_does_not_answer_is_asked_until_the_machine_is_gone(server: st
 def two_machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head that is too small for workers, and a machine for them that will be taken away."""
     monkeypatch.setenv("RAY_TRAIN_V2_ENABLED", "1")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # whatever Ray that ran in this process before has set
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
     try:
