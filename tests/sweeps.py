@@ -83,7 +83,9 @@ class Driver:
 
     def family(self) -> dict[int, str]:
         """Command line by process id of everything that descends from the driver, itself left out."""
-        listing = subprocess.run(["ps", "-eww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run(
+            ["ps", "-eww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ).stdout
         processes = [(int(pid), int(parent), rest) for pid, parent, rest in map(_three, listing.splitlines())]
         family = {self.process.pid: ""}
         while True:

@@ -14,6 +14,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 if style := os.environ.get("SWEEP_S3_ADDRESSING_STYLE"):  # its client of artifacts on S3 is another one than ours
     os.environ.setdefault("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE", style)
+# Before a server MLflow prints two lines for each run that ends, also where --json promises JSON alone.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError

@@ -178,7 +178,9 @@ def test_figures_are_seen_without_a_key_of_the_bucket(head: Servers, tmp_path: P
             client.set_tag(run_id, "mine", "now")
 
 
-def test_mlflow_that_was_away_is_caught_up_with(head: Servers, tmp_path: Path) -> None:
+def test_mlflow_that_was_away_is_caught_up_with(
+    head: Servers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = plan_on(head, tmp_path, "away")
     ledger = open_ledger(plan)
     uids = [f"{V1_CONTRASTIVE.name}/0000{number}" for number in range(3)]
@@ -200,6 +202,7 @@ def test_mlflow_that_was_away_is_caught_up_with(head: Servers, tmp_path: Path) -
     )
     assert [shown[uid].data.metrics["val/encoding_r"] for uid in uids] == [0.1, 0.2, 0.3]
     assert {len(shown[uid].data.params) for uid in uids} == {7}
+    assert capsys.readouterr().out == ""
 
 
 def test_ledger_that_was_away_is_waited_for(head: Servers, tmp_path: Path) -> None:
