@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import signal
@@ -181,7 +182,7 @@ def main() -> int:
         head = Head(folder, address)
         try:
             head.wait_until(lambda: "runtime started" in head.log.read_text(), "the head was up")
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             several_nodes(folder, head, command, story)
         finally:
             ray.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import ray
@@ -45,30 +46,39 @@ class TaskRunner:
         """
         with ray_running(self.address) as resources:
             profile = choose_profile(self.profile, resources)
-            profile.slots(resources)  # raises where a task would wait for ever
-            yield from self._collect(_submitted(function, jobs, profile), title)
+            places = profile.slots(resources) * profile.workers_per_slot  # raises where a task would wait for ever
+            yield from self._collect(_submitter(function, profile), jobs, places, title)
 
-    def _collect(self, pending: dict[Any, int], title: str) -> Iterator[tuple[int, Any]]:
+    def _collect(
+        self, submit: Callable[[dict[str, Any]], Any], jobs: Sequence[dict[str, Any]], places: int, title: str
+    ) -> Iterator[tuple[int, Any]]:
+        """No more at a time than there are places: Ray counts a core for coordinators, which tasks would take, too."""
+        waiting = enumerate(jobs)
+        pending = {submit(job): index for index, job in islice(waiting, places)}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         hidden = self.quiet or not self.console.is_terminal
         with Progress(*columns, console=self.console, disable=hidden, transient=True) as bars:
-            total, log = len(pending), LogLines(self.console)
+            total, done_so_far, log = len(jobs), 0, LogLines(self.console)
             bar = bars.add_task(title, total=total)
             while pending:
                 (done,), _ = ray.wait(list(pending), num_returns=1)
                 index = pending.pop(done)
-                yield index, _result(done, title)
+                result = _result(done, title)
+                for following, job in islice(waiting, 1):
+                    pending[submit(job)] = following
+                yield index, result
                 bars.advance(bar)
+                done_so_far += 1
                 if not self.quiet:
-                    log.say(f"{title}: {total - len(pending)}/{total}", last=not pending)
+                    log.say(f"{title}: {done_so_far}/{total}", last=done_so_far == total)
 
 
-def _submitted(function: Callable[..., Any], jobs: Sequence[dict[str, Any]], profile: Profile) -> dict[Any, int]:
+def _submitter(function: Callable[..., Any], profile: Profile) -> Callable[[dict[str, Any]], Any]:
     remote = ray.remote(function).options(
         num_cpus=profile.cpus_per_worker, num_gpus=profile.gpus_per_worker, max_retries=2
     )
     device = "cuda" if profile.gpus_per_worker else "cpu"
-    return {remote.remote(device=device, **job): index for index, job in enumerate(jobs)}
+    return lambda job: remote.remote(device=device, **job)
 
 
 def _result(done: Any, title: str) -> Any:

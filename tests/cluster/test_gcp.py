@@ -61,7 +61,7 @@ class Project:
         return build(
             service,
             "v1",
-            credentials=AnonymousCredentials(),
+            credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
             requestBuilder=self.request,
             static_discovery=True,
             cache_discovery=False,
@@ -95,19 +95,20 @@ def faults(value: Any, schema: dict[str, Any], schemas: dict[str, Any], where: s
     """Where ``value`` is not what the API's description says: unknown fields, other types, other words."""
     schema = schemas[schema["$ref"]] if "$ref" in schema else schema
     kind = schema.get("type", "any")
-    types = (str, int) if schema.get("format") in {"int64", "uint64"} else TYPES.get(kind, (object,))
+    types: tuple[type, ...] = (str, int) if schema.get("format") in {"int64", "uint64"} else TYPES.get(kind, (object,))
+    content: Any = value  # isinstance narrows the other name to what it cannot say
     if not isinstance(value, types) or (isinstance(value, bool) and kind not in {"boolean", "any"}):
         yield f"{where} is {value!r}, no {kind}"
     elif kind == "object":
         fields, others = schema.get("properties", {}), schema.get("additionalProperties")
-        for name, inner in value.items():
+        for name, inner in content.items():
             found = fields.get(name, others)
             if found is None:
                 yield f"{where}.{name} is not in the API"
             else:
                 yield from faults(inner, found, schemas, f"{where}.{name}")
     elif kind == "array":
-        for number, inner in enumerate(value):
+        for number, inner in enumerate(content):
             yield from faults(inner, schema["items"], schemas, f"{where}[{number}]")
     elif value not in schema.get("enum", [value]):
         yield f"{where} is {value!r}, none of {', '.join(schema['enum'])}"
@@ -116,7 +117,7 @@ def faults(value: Any, schema: dict[str, Any], schemas: dict[str, Any], where: s
 def launched(project: Project, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The request for a machine of every type, as Ray's node provider makes it."""
     compute = GCPCompute(project.client("compute"), PROJECT, ZONE, "cortex-sweep")
-    compute.get_new_authorized_http = lambda http: http
+    compute.get_new_authorized_http = lambda http: http  # type: ignore[method-assign]
     found = {}
     for name, node in config["available_node_types"].items():
         labels = {"ray-node-name": "ray-cortex-sweep", "ray-node-type": "head" if name == "head" else "worker"}

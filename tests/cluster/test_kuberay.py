@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def documents() -> tuple[dict[str, Any], dict[str, Any]]:
     return settings, job
 
 
-def faults(content: dict[str, Any], known: dict[str, type]) -> list[str]:
+def faults(content: dict[str, Any], known: Mapping[str, type]) -> list[str]:
     """Fields that the API does not have, or of another type."""
     return [
         name

@@ -160,7 +160,7 @@ def test_without_a_limit_a_full_disk_makes_old_entries_go(cache: Path, monkeypat
     usage = namedtuple("usage", "free")
     used(cache, 1, 1000)
     second = used(cache, 2, 2000)
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda place: usage(100))
+    monkeypatch.setattr("shutil.disk_usage", lambda place: usage(100))
     third = used(cache, 3, 3000)
     assert held(cache) == {second, third}
     keep = [decoded(cache, 2), decoded(cache, 3)]
@@ -182,7 +182,8 @@ def test_other_files_are_never_removed(cache: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_entry_that_goes_while_it_is_opened_is_made_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, removed = cache_module.mapped, []
+    plain = cache_module.mapped
+    removed: list[Path] = []
 
     def beaten(path: Path) -> NDArray[np.uint8]:
         if len(removed) < 2 and path.exists():

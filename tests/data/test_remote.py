@@ -149,8 +149,8 @@ def test_a_data_set_is_read_through_faults_that_pass(
     proxy.fail("short", path=ARRAY, method="GET")
     proxy.fail("garbled", path=ARRAY, method="GET")
     far, near = (open_algonauts(place).subject("subj01") for place in (shaky, tmp_path / "lab"))
-    decoded = [decode_stimuli(each.image_paths, tmp_path / "stimuli", size=16) for each in (far, near)]
-    assert np.array_equal(*decoded)
+    there, here = (decode_stimuli(each.image_paths, tmp_path / "stimuli", size=16) for each in (far, near))
+    assert np.array_equal(there, here)
     assert np.array_equal(far.responses("lh", "V1v"), near.responses("lh", "V1v"))
     assert {fault for *_, fault in proxy.log} == {"", "500", "503", "reset", "stall", "truncated", "short", "garbled"}
 

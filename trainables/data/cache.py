@@ -136,9 +136,9 @@ def _make_room(root: Path, partial: Path, size: int) -> None:
     room = on_disk if limit is None else min(limit, on_disk)
     why = "all that its disk has room for" if room == on_disk else f"as SWEEP_CACHE_SIZE={limit} says"
     if size > room:
-        entry = partial.name.removeprefix(".").removesuffix(".part")
+        name = partial.name.removeprefix(".").removesuffix(".part")
         raise StorageError(
-            f"{entry} needs {_gb(size)} in the cache {root}, which may hold {_gb(room)} ({why}); "
+            f"{name} needs {_gb(size)} in the cache {root}, which may hold {_gb(room)} ({why}); "
             "raise SWEEP_CACHE_SIZE, free some space, or set SWEEP_CACHE_DIR to a larger disk"
         )
     total = sum(entry.size for entry in held)
