@@ -22,12 +22,14 @@ from benchmarks.prepared import prepare_packages, write_scripts
 USER, USER_ID = "lab", 4242
 OPERATOR = "192.168.1.1"
 """The operator's address."""
+ROOT = Path(__file__).parents[1]
 TOOLS = ("ip", "nsenter", "rsync", "runuser", "setpriv", "ssh", "ssh-keygen", "sshd", "unshare")
 SHARED = "/srv"
 """A folder that all machines see."""
 
 OPERATOR_BOOT = f"""
 set -eu
+mount --bind "$1" /etc/passwd
 ip link set lo up
 ip link add lab0 type bridge
 ip addr add {OPERATOR}/24 dev lab0
@@ -47,6 +49,9 @@ install -m 600 "$own/ssh/host_key" "$all/sshd_config" /run/keys
 mount --bind "$5" "$all/opt/python"
 mount --bind "$6" "$all/opt/site-packages"
 mount --rbind "$all/opt" /opt
+case "$5" in  # a Python that lies where only root may look; it loads its library from there
+  /root/*) mount -t tmpfs -o mode=755 root /root && mkdir -p "$5" && mount --bind "$all/opt/python" "$5" ;;
+esac
 mount --bind "$all/shared" {SHARED}
 mount --bind "$own/home" /home
 mount --bind "$own/tmp" /tmp
@@ -109,7 +114,7 @@ class Machines:
 
     def __enter__(self) -> Machines:
         try:
-            self._start("operator", ["--net", "--pid", "--mount"], OPERATOR_BOOT)
+            self._start("operator", ["--net", "--pid", "--mount"], OPERATOR_BOOT, str(self.folder / "operator-passwd"))
             for name in self.addresses:
                 self._start_machine(name)
             self._make_environments()
@@ -133,6 +138,9 @@ class Machines:
         hosts = "".join(f"{address} {name}\n" for name, address in self.addresses.items())
         for place, content in {**FILES, "etc/hosts": f"127.0.0.1 localhost\n{OPERATOR} operator\n{hosts}"}.items():
             self.write(self.folder / place, content)
+        # `ray up` leaves it to ssh to say where ~ is, and ssh asks here.
+        users = Path("/etc/passwd").read_text().replace(":/root:", f":{self.home}:", 1)
+        self.write(self.folder / "operator-passwd", users)
         for place in ("opt/python", "opt/site-packages", "shared", "operator/.ssh"):
             (self.folder / place).mkdir(parents=True, exist_ok=True)
         (self.folder / "shared").chmod(0o1777)
@@ -219,7 +227,7 @@ class Machines:
     def command(self, name: str, *words: str) -> list[str]:
         """What runs ``words`` on the machine, as root."""
         kinds = ["--mount", "--pid", "--net"] + ([] if name == "operator" else ["--uts", "--ipc"])
-        return ["nsenter", f"--target={self._pids[name]}", *kinds, f"--wd={Path.cwd()}", *words]
+        return ["nsenter", f"--target={self._pids[name]}", *kinds, f"--wd={ROOT}", *words]
 
     def as_user(self, name: str, line: str, check: bool = False) -> subprocess.CompletedProcess[str]:
         """Run a line of shell in the user's login shell on the machine."""

@@ -189,6 +189,8 @@ def rehearse(operator: Operator) -> None:
         operator.step("demo set to S3", sys.executable, "-c", UPLOAD, BUCKET, str(data))
         operator.step("ray get-auth-token --generate", "ray", "get-auth-token", "--generate")
         operator.step("ray up", "ray", "up", "--yes", str(operator.file))
+        if steps.wrong:
+            return
         steps.until("workers join", lambda: all(with_ray(name) for name in ADDRESSES), 400)
         said = operator.submit("doctor")
         steps.check("3 nodes" in said, f"doctor does not see 3 nodes: {said[-2000:]}")
