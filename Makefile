@@ -23,12 +23,13 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-inp
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help sweep test check format ui environment data
+.PHONY: help sweep test test-all check format ui environment data
 
 help:
 	@echo 'make sweep    a small real sweep on the demo set: environment, data, tuning, leaderboard'
 	@echo '              own data: make sweep DATA=/path/to/algonauts SPACE=early_visual ARGS="--subjects 1,2"'
-	@echo 'make test     the whole test suite'
+	@echo 'make test     the test suite'
+	@echo 'make test-all the same and what takes minutes: servers, stores and machines that fail'
 	@echo 'make check    rules, format, strict types, layers and packages'
 	@echo 'make format   mends format and simple rules'
 	@echo 'make ui       MLflow UI on the results'
@@ -43,9 +44,12 @@ sweep: environment data
 
 test: STEP := 1/2 $(EMPTY)
 test: environment
-	@echo '2/2 tests: the whole suite, some minutes'
+	@echo '2/2 tests: some minutes'
 	@$(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
 	@echo 'All tests passed. Next: `make sweep` for a sweep on the demo set, `make check` before a commit.'
+
+test-all: ARGS := -m 'long or not long' $(ARGS)
+test-all: test
 
 check: STEP := 1/6 $(EMPTY)
 check: environment

@@ -37,6 +37,7 @@ def records() -> dict[str, TrialRecord]:
     return {record.uid: record for key in ledger.plan.studies for record in ledger.study_records(key)}
 
 
+@pytest.mark.long
 def test_a_store_that_begins_to_fail_stops_the_sweep_and_loses_nothing(
     proxy: FaultProxy, client: Any, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from orchestrator.launch import open_sweep
 from orchestrator.ledger import TrialRecord
 from tests.sweeps import driver
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.long]
 TRIALS = 5
 
 

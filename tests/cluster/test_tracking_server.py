@@ -242,6 +242,7 @@ def watch(run: Driver) -> dict[str, bytes]:
     return seen
 
 
+@pytest.mark.long
 def test_sweep_on_servers_gives_the_trials_of_a_sweep_on_one_disk(
     servers: Servers, small_sweep: tuple[Path, str], demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
