@@ -10,10 +10,11 @@ from rich.console import Console
 from orchestrator.evaluation import EvaluationOptions, evaluate, evaluation_table
 from orchestrator.launch import Outcome
 from orchestrator.leaderboard import studies_without_score
+from orchestrator.passwords import without_password
 from orchestrator.plan import SweepPlan
 from orchestrator.printing import print_leaderboard
 from orchestrator.selection import select
-from orchestrator.storage import SweepStorage, without_password
+from orchestrator.storage import SweepStorage
 from orchestrator.tasks import TaskRunner
 
 STUDIES_WITHOUT_SCORE = 3

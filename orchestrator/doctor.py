@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from upath import UPath
 
-from orchestrator.storage import resolved, storage_errors, without_password, write_whole
+from orchestrator.passwords import without_password
+from orchestrator.storage import resolved, storage_errors, write_whole
 from trainables.errors import ConfigError, CortexSweepError
 from trainables.remote import is_local, read_whole
 

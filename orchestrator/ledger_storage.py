@@ -14,7 +14,8 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.storage import storage_errors, without_password
+from orchestrator.passwords import without_password
+from orchestrator.storage import storage_errors
 from trainables.errors import StorageError
 
 PATIENCE_SECONDS = 900.0

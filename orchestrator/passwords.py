@@ -17,8 +17,12 @@ from trainables.errors import ConfigError
 
 SECRETS = ("PGPASSWORD", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 """Environment variables that no process of Ray inherits."""
-WITH_PASSWORD = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?P<user>[^:@/]*):(?P<password>\S*)@(?P<rest>\S*)")
-"""A password may hold any character but a blank; what follows the last ``@`` is the host."""
+WITH_PASSWORD = re.compile(
+    r"(?:(?P<web>https?)://(?P<web_user>[^:@/]*):(?P<web_password>[^\s/]*)"
+    r"|(?P<scheme>(?<![\w+.-])(?!https?:)[A-Za-z][\w+.-]*)://(?P<user>[^:@/]*):(?P<password>\S*))@(?P<rest>\S*)"
+)
+"""What follows the last ``@`` is the host. Before it a database's password may hold any character but a blank; one of a
+web address has no slash, which would begin the path."""
 IN_QUERY = re.compile(r"(?P<before>[?&])password=(?P<password>[^&]*)(?P<after>&?)")
 OPTIONS = ("--ledger", "--tracking-uri")
 
@@ -26,6 +30,23 @@ OPTIONS = ("--ledger", "--tracking-uri")
 def holds_password(address: str) -> bool:
     """Whether a password stands in the address of a database or server."""
     return bool(WITH_PASSWORD.fullmatch(address) or ("://" in address and IN_QUERY.search(address)))
+
+
+def without_password(text: str) -> str:
+    """The address of a database or server as it may be shown."""
+
+    def hidden(match: re.Match[str]) -> str:
+        scheme, user, _, rest = _parts(match)
+        return f"{scheme}://{user}:***@{rest}"
+
+    return IN_QUERY.sub(r"\g<before>password=***\g<after>", WITH_PASSWORD.sub(hidden, text))
+
+
+def _parts(match: re.Match[str]) -> tuple[str, str, str, str]:
+    """Scheme, user, password and the rest."""
+    names = ("web", "web_user", "web_password") if match["web"] else ("scheme", "user", "password")
+    scheme, user, password = (match[name] for name in names)
+    return scheme, user, password, match["rest"]
 
 
 def without_passwords(ledger: str | None, tracking_uri: str | None) -> tuple[str | None, str | None]:
@@ -41,13 +62,17 @@ def without_passwords(ledger: str | None, tracking_uri: str | None) -> tuple[str
 
 
 def _taken_out(address: str | None, option: str, found: MutableMapping[str, str]) -> str | None:
-    if address is None:
-        return None
+    while address is not None and holds_password(address):  # one may stand before the host and one behind it
+        address = _one_taken_out(address, option, found)
+    return address
+
+
+def _one_taken_out(address: str, option: str, found: MutableMapping[str, str]) -> str:
     if match := WITH_PASSWORD.fullmatch(address):
-        scheme, user, password, rest = match.group("scheme", "user", "password", "rest")
+        scheme, user, password, rest = _parts(match)
         web = scheme in ("http", "https")
         left = f"{scheme}://{rest}" if web or not user else f"{scheme}://{user}@{rest}"
-    elif (match := IN_QUERY.search(address)) and "://" in address:
+    elif match := IN_QUERY.search(address):
         scheme, web, user, password = address.split("://")[0], False, "", match["password"]
         joint = match["before"] if match["after"] else ""
         left = address[: match.start()] + joint + address[match.end() :]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from orchestrator.passwords import without_password
 from orchestrator.plan import SkippedRoi, SweepPlan, default_grace_epochs, parse_list
-from orchestrator.storage import SweepStorage, resolved, without_password
+from orchestrator.storage import SweepStorage, resolved
 from search_spaces import Space, read_space, space_named
 from trainables.config import ENCODERS, PROTOCOLS
 from trainables.data.dataset import Dataset

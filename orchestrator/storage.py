@@ -248,11 +248,6 @@ def ray_storage(scratch: str) -> dict[str, Any]:
     return {"storage_path": place.path, "storage_filesystem": PyFileSystem(FSSpecHandler(place.fs))}
 
 
-def without_password(address: str) -> str:
-    """The address of a database or server as it may be shown; a password may hold any character."""
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", re.sub(r"://([^:@/]*):\S*@", r"://\1:***@", address))
-
-
 def resolved(storage: str, option: str = "--storage") -> UPath:
     """``storage`` as an absolute path or URI; ``option`` is where it was given."""
     try:

@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.storage import without_password
+from orchestrator.passwords import without_password
 from trainables.errors import StorageError
 
 ARTIFACT_ERRORS = (Boto3Error, BotoCoreError, ClientError)

@@ -15,8 +15,8 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.passwords import without_password
 from orchestrator.plan import StudyKey, SweepPlan
-from orchestrator.storage import without_password
 from orchestrator.tracking.client import connect, is_server, tracking_errors
 from trainables.config import TrialConfig
 from trainables.errors import StorageError

@@ -12,9 +12,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.launch import planned, write_plan
-from orchestrator.passwords import not_inherited, take_from_environment, without_passwords
+from orchestrator.passwords import not_inherited, take_from_environment, without_password, without_passwords
 from orchestrator.planning import SweepOptions
-from orchestrator.storage import without_password
 from tests.sweeps import SMALL, at_once
 from trainables.errors import ConfigError
 
@@ -36,6 +35,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
         ("postgresql+psycopg://sweep:secret@host/ledger", "postgresql+psycopg://sweep@host/ledger", "secret"),
         ("postgresql://sweep:p%40ss%2Fw%3A@host/ledger", "postgresql://sweep@host/ledger", "p@ss/w:"),
         ("postgresql://sweep:p@ss/w:rd@host/ledger", "postgresql://sweep@host/ledger", "p@ss/w:rd"),
+        ("postgresql://sweep:secret@host/ledger?password=secret", "postgresql://sweep@host/ledger", "secret"),
         ("postgresql://:secret@host/ledger", "postgresql://host/ledger", "secret"),
         ("postgresql://sweep@host/ledger?password=secret", "postgresql://sweep@host/ledger", "secret"),
         (
@@ -63,10 +63,19 @@ def test_password_of_mlflow_goes_where_its_client_looks() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", [None, "ledger.journal", "/a:b@c/ledger.journal", "sqlite:///a/b.db", "postgresql://sweep@host/ledger"]
+    "address",
+    [
+        None,
+        "ledger.journal",
+        "/a:b@c/ledger.journal",
+        "sqlite:///a/b.db",
+        "postgresql://sweep@host/ledger",
+        "http://host:5000/of@me",
+    ],
 )
 def test_address_without_a_password_is_left_alone(address: str | None) -> None:
     assert without_passwords(address, address) == (address, address)
+    assert address is None or without_password(address) == address
     assert not set(NAMES) & set(os.environ)
 
 
