@@ -51,6 +51,8 @@ class FaultProxy:
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.log: list[tuple[str, str, str]] = []
+        self.moments: list[float] = []
+        """When each request of the log came, by `time.monotonic`."""
         """Method, path and fault (empty: none) of every request."""
         self.headers: list[dict[str, str]] = []
         """Headers of every request, names in small letters."""
@@ -81,6 +83,7 @@ class FaultProxy:
         with self._lock:
             fault = next((rule.fault for rule in self._rules if _applies(rule, method, path)), "")
             self.log.append((method, path, fault))
+            self.moments.append(time.monotonic())
         return fault
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +9,13 @@ import pytest
 
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import TrialRecord
-from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
-from tests.s3 import BUCKET, bucket, names, s3_server, speak_to, upload
+from tests.remote.fault_proxy import ALWAYS, FaultProxy
+from tests.remote.s3 import BUCKET, names, upload
 from tests.sweeps import driver
 
 pytestmark = pytest.mark.timeout(400)
 
 STORAGE = f"s3://{BUCKET}/results"
-
-
-@pytest.fixture
-def client() -> Iterator[Any]:
-    with s3_server() as server, bucket(server) as client:
-        yield client
-
-
-@pytest.fixture
-def proxy(client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    with fault_proxy(client.meta.endpoint_url) as proxy:
-        speak_to(proxy.address, monkeypatch)
-        yield proxy
 
 
 def records() -> dict[str, TrialRecord]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pytest
 from tests.data.builders_generic import make_generic
 from tests.data.builders_nod import make_nod
 from tests.data.helpers import write_challenge
-from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
-from tests.s3 import BUCKET, bucket, forget_connections, s3_server, speak_to, upload
+from tests.remote.fault_proxy import ALWAYS, FaultProxy
+from tests.remote.s3 import BUCKET, forget_connections, speak_to, upload
 from trainables.data.algonauts import open_algonauts
 from trainables.data.check import check_dataset
 from trainables.data.files import FaultyFileError
@@ -21,24 +20,6 @@ from trainables.data.open import open_dataset
 from trainables.data.stimuli import decode_stimuli
 from trainables.errors import CortexSweepError, DataError
 from trainables.s3 import PatientS3
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as address:
-        yield address
-
-
-@pytest.fixture
-def client(server: str) -> Iterator[Any]:
-    with bucket(server) as client:
-        yield client
-
-
-@pytest.fixture
-def proxy(server: str) -> Iterator[FaultProxy]:
-    with fault_proxy(server) as proxy:
-        yield proxy
 
 
 @pytest.fixture
