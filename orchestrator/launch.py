@@ -139,8 +139,8 @@ def _run_left(
     say(f"Starting Ray {'at ' + address if address else 'on this machine'} …")
     with ray_running(address) as resources:
         profile = choose_profile(plan.profile, resources)
-        slots = profile.slots(resources)
-        say(f"Trials to run: {left}, on {slots} slots (profile {profile.name}).")
+        slots = min(profile.slots(resources), left)
+        say(f"Trials to run: {left}, on {slots} slot{'s' if slots > 1 else ''} (profile {profile.name}).")
         return run_trials(storage, ledger, profile, slots, progress)
 
 

@@ -30,7 +30,7 @@ from orchestrator.storage import SweepStorage, ray_storage, storage_errors
 from trainables.data.cache import cache_limit
 from trainables.errors import ConfigError, StorageError
 from trainables.remote import node_settings
-from trainables.tuning.worker import Workspace
+from trainables.tuning.bench import Workspace
 
 SLOT_ATTEMPTS = 2
 """How often a trial is run again after its worker group died under it."""

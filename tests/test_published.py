@@ -10,7 +10,7 @@ import pytest
 from tests.sweeps import at_once
 from trainables.data.demo import make_demo
 
-pytestmark = [pytest.mark.timeout(590), pytest.mark.usefixtures("shared_ray")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(590), pytest.mark.usefixtures("shared_ray")]
 OPTIONS = [
     "--space=published",
     "--hemispheres=lh",

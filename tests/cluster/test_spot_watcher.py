@@ -25,8 +25,8 @@ from orchestrator.slot import Slot
 from trainables.config import TrialConfig
 from trainables.models.weights import load_weights, save_weights
 from trainables.target import Target
+from trainables.tuning.bench import Workspace
 from trainables.tuning.snapshot import SnapshotFolder
-from trainables.tuning.worker import Workspace
 
 EPOCHS = 50
 

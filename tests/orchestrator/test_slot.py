@@ -25,8 +25,8 @@ from trainables.data.responses import load_target
 from trainables.models.tuned_model import TunedModel
 from trainables.models.weights import load_weights, save_weights
 from trainables.target import Target
+from trainables.tuning.bench import Workspace
 from trainables.tuning.loop import TrialRun
-from trainables.tuning.worker import Workspace
 
 pytestmark = pytest.mark.timeout(280)
 

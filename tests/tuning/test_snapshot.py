@@ -16,9 +16,9 @@ from trainables.config import TrialConfig
 from trainables.data.responses import TargetData
 from trainables.models.tuned_model import TunedModel
 from trainables.tuning import snapshot
+from trainables.tuning.bench import Bench, TrialInHand, Workspace
 from trainables.tuning.loop import TrialRun
 from trainables.tuning.snapshot import Snapshot, SnapshotFolder
-from trainables.tuning.worker import Bench, TrialInHand, Workspace
 
 EPOCHS = 5
 KINDS: list[dict[str, Any]] = [
