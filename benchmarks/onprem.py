@@ -191,7 +191,9 @@ def rehearse(operator: Operator) -> None:
         operator.step("ray up", "ray", "up", "--yes", str(operator.file))
         if steps.wrong:
             return
-        steps.until("workers join", lambda: all(with_ray(name) for name in ADDRESSES), 400)
+        steps.until("workers join", lambda: all(with_ray(name) for name in ADDRESSES), 180)
+        if steps.wrong:
+            return
         said = operator.submit("doctor")
         steps.check("3 nodes" in said, f"doctor does not see 3 nodes: {said[-2000:]}")
         sweep(operator)

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from sqlalchemy import NullPool, create_engine, text
 
+from orchestrator.ledger_storage import POSTGRESQL, ledger_errors
 from orchestrator.storage import storage_errors
 from trainables.errors import StorageError
 
+SERVER_NOTICES = (
+    "SET tcp_keepalives_idle = 20",
+    "SET tcp_keepalives_interval = 10",
+    "SET tcp_keepalives_count = 3",
+)
+"""Else a server takes hours to see that the machine of a driver has vanished, and holds its sweep as long."""
+
 
 @contextmanager
-def sole_driver(lock_file: Path, ledger: str) -> Iterator[None]:
-    """Let one process of this machine (or shared file system) drive the sweep, and mend what a killed one left.
+def sole_driver(lock_file: Path, ledger: str, sweep_id: str) -> Iterator[None]:
+    """Let one process drive the sweep, and mend what a killed one left.
+
+    One of this machine or shared file system; where the ledger is on PostgreSQL, one of all machines.
 
     Raises:
         StorageError: another process drives this sweep.
@@ -32,9 +43,36 @@ def sole_driver(lock_file: Path, ledger: str) -> Iterator[None]:
     try:
         if "://" not in ledger:
             mend_journal(Path(ledger))
-        yield
+        with _sole_on_server(ledger, sweep_id) if ledger.startswith("postgresql") else nullcontext():
+            yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _sole_on_server(ledger: str, sweep_id: str) -> Iterator[None]:
+    """Hold a lock of the database's, which goes with the connection: a dead driver leaves none behind."""
+    engine = create_engine(
+        ledger, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=POSTGRESQL["connect_args"]
+    )
+    with ledger_errors(ledger):
+        connection = engine.connect()
+    try:
+        with ledger_errors(ledger):
+            for notice in SERVER_NOTICES:
+                connection.execute(text(notice))
+            free = connection.scalar(
+                text("SELECT pg_try_advisory_lock(hashtextextended(:sweep, 0))"), {"sweep": f"cortex-sweep/{sweep_id}"}
+            )
+        if not free:
+            raise StorageError(
+                "another process is running this sweep, here or on another machine (the ledger's database knows it); "
+                "wait for it or end it; of a machine that has vanished the database knows after a minute"
+            )
+        yield
+    finally:
+        connection.invalidate()  # a server that is away cannot be told good-bye
+        connection.close()
 
 
 def mend_journal(journal: Path) -> None:

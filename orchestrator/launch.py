@@ -106,7 +106,7 @@ def resume(
 
 def execute(plan: SweepPlan, storage: SweepStorage, address: str | None, console: Console, quiet: bool) -> Outcome:
     """Hold the sweep, run its trials and write them to MLflow."""
-    with sole_driver(storage.driver_lock, plan.ledger):
+    with sole_driver(storage.driver_lock, plan.ledger, plan.sweep_id):
         ledger = Ledger(plan)
         ledger.open_studies()
         projection = Projection(ledger, storage.artifacts_uri)

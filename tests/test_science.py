@@ -15,7 +15,7 @@ from orchestrator.launch import open_sweep
 from tests.sweeps import at_once
 from trainables.analyses.landscape import bhattacharyya_distances, oracle_probabilities
 
-pytestmark = pytest.mark.timeout(590)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(590)]
 OPTIONS = [
     "--rois=V1v",
     "--cutoffs=features.2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from orchestrator.driver import sole_driver
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import open_storage
@@ -38,7 +40,7 @@ from tests.servers import (
     s3,
     servers_running,
 )
-from tests.sweeps import SMALL, Driver, driver
+from tests.sweeps import ROOT, SMALL, Driver, driver
 from trainables.errors import StorageError
 
 pytestmark = [
@@ -222,6 +224,50 @@ def test_ledger_that_was_away_is_waited_for(head: Servers, tmp_path: Path) -> No
     (record,) = Ledger(plan).study_records(V1_CONTRASTIVE)
     assert (record.state, record.value) == ("complete", 0.1)
     assert head.request(SEARCH, SWEEP)[0] == 200, "MLflow did not find its database again"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from orchestrator.driver import sole_driver
+with sole_driver(Path(sys.argv[1]), sys.argv[2], sys.argv[3]):
+    print("drives", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_machine_alone_drives_a_sweep(head: Servers, tmp_path: Path) -> None:
+    """Machines without a file system in common know of each other by the ledger's database, until one dies."""
+    words = [sys.executable, "-c", HOLD, str(tmp_path / "other/driver.lock"), head.database(), "a-sweep"]
+    other = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    here = tmp_path / "here/driver.lock"
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"drives\n"
+        with pytest.raises(StorageError, match="here or on another machine") as told:
+            sole_driver(here, head.database(), "a-sweep").__enter__()
+        said_by(told)
+        with sole_driver(here, head.database(), "another-sweep"):
+            pass
+    finally:
+        other.kill()
+        other.wait(20)
+    deadline = time.monotonic() + 20
+    while True:  # the server sees a moment later that the process is gone
+        try:
+            with sole_driver(here, head.database(), "a-sweep"):
+                break
+        except StorageError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+def test_database_that_restarts_does_not_end_what_a_driver_does(head: Servers, tmp_path: Path) -> None:
+    with sole_driver(tmp_path / "driver.lock", head.database(), "a-sweep"):
+        head.postgres("stop")
+        head.postgres("start")
+    with sole_driver(tmp_path / "driver.lock", head.database(), "a-sweep"):
+        pass
 
 
 def environment_of(pid: int) -> bytes:

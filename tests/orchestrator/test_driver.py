@@ -40,7 +40,7 @@ def test_unfinished_last_line_is_cut_and_nothing_else_lost(plan: SweepPlan, tmp_
     journal = Path(plan.ledger)
     whole = journal.read_bytes()
     journal.write_bytes(whole + whole.splitlines(keepends=True)[-1][:kept])
-    with sole_driver(tmp_path / "driver.lock", plan.ledger):
+    with sole_driver(tmp_path / "driver.lock", plan.ledger, "an-id"):
         assert journal.read_bytes() == whole
         run_one(plan, 0.7)
     assert values(plan) == [0.5, 0.7]
@@ -88,7 +88,7 @@ def test_lock_of_a_dead_writer_is_dropped(plan: SweepPlan, tmp_path: Path) -> No
     stale = Path(f"{plan.ledger}.lock")
     stale.symlink_to(plan.ledger)
     began = time.monotonic()
-    with sole_driver(tmp_path / "driver.lock", plan.ledger):
+    with sole_driver(tmp_path / "driver.lock", plan.ledger, "an-id"):
         assert not stale.is_symlink()
         run_one(plan, 0.7)
     assert time.monotonic() - began < 15  # Optuna itself waits for 30 s
@@ -96,7 +96,7 @@ def test_lock_of_a_dead_writer_is_dropped(plan: SweepPlan, tmp_path: Path) -> No
 
 
 def test_database_is_not_taken_for_a_journal(tmp_path: Path) -> None:
-    with sole_driver(tmp_path / "driver.lock", f"sqlite:///{tmp_path / 'ledger.db'}"):
+    with sole_driver(tmp_path / "driver.lock", f"sqlite:///{tmp_path / 'ledger.db'}", "an-id"):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["driver.lock"]
 
 
@@ -104,7 +104,7 @@ def test_database_is_not_taken_for_a_journal(tmp_path: Path) -> None:
 def other_driver(lock: Path, ledger: str) -> Iterator[subprocess.Popen[str]]:
     code = (
         "import sys; from pathlib import Path; from orchestrator.driver import sole_driver\n"
-        f"with sole_driver(Path({str(lock)!r}), {ledger!r}):\n"
+        f"with sole_driver(Path({str(lock)!r}), {ledger!r}, 'an-id'):\n"
         "    print('drives', flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", code]
@@ -124,18 +124,18 @@ def test_second_driver_is_refused_until_the_first_has_died(plan: SweepPlan, tmp_
     with other_driver(lock, plan.ledger) as process:
         Path(plan.ledger).write_bytes(half)  # a line that the first one is writing
         with pytest.raises(StorageError, match="another process is running this sweep") as refused:
-            sole_driver(lock, plan.ledger).__enter__()
+            sole_driver(lock, plan.ledger, "an-id").__enter__()
         assert str(lock) in str(refused.value)
         assert Path(plan.ledger).read_bytes() == half
         os.kill(process.pid, signal.SIGKILL)
         process.wait(20)
-        with sole_driver(lock, plan.ledger):
+        with sole_driver(lock, plan.ledger, "an-id"):
             assert Path(plan.ledger).read_bytes() == b""
 
 
 def test_lock_is_released_after_an_error(tmp_path: Path) -> None:
     lock, ledger = tmp_path / "driver.lock", str(tmp_path / "journal")
-    with pytest.raises(RuntimeError, match="inside"), sole_driver(lock, ledger):
+    with pytest.raises(RuntimeError, match="inside"), sole_driver(lock, ledger, "an-id"):
         raise RuntimeError("inside")
-    with sole_driver(lock, ledger):
+    with sole_driver(lock, ledger, "an-id"):
         pass
