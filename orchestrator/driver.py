@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.ledger_storage import POSTGRESQL, ledger_errors
 from orchestrator.storage import storage_errors
 from trainables.errors import StorageError
+
+log = logging.getLogger(__name__)
 
 SERVER_NOTICES = (
     "SET tcp_keepalives_idle = 20",
@@ -20,16 +26,17 @@ SERVER_NOTICES = (
     "SET tcp_keepalives_count = 3",
 )
 """Else a server takes hours to see that the machine of a driver has vanished, and holds its sweep as long."""
+LOOK_SECONDS = 20.0
+"""How often a driver looks whether the ledger's server still holds the sweep for it."""
+LOCK = text("SELECT pg_try_advisory_lock(hashtextextended(:sweep, 0))")
 
 
 @contextmanager
-def sole_driver(lock_file: Path, ledger: str, sweep_id: str) -> Iterator[None]:
-    """Let one process drive the sweep, and mend what a killed one left.
-
-    One of this machine or shared file system; where the ledger is on PostgreSQL, one of all machines.
+def only_one(lock_file: Path) -> Iterator[None]:
+    """Let one process of this machine (or shared file system) in.
 
     Raises:
-        StorageError: another process drives this sweep.
+        StorageError: another one is in.
     """
     with storage_errors(lock_file):
         lock_file.parent.mkdir(parents=True, exist_ok=True)
@@ -41,38 +48,81 @@ def sole_driver(lock_file: Path, ledger: str, sweep_id: str) -> Iterator[None]:
             f"another process is running this sweep (it holds {lock_file}); wait for it or end it"
         ) from None
     try:
-        if "://" not in ledger:
-            mend_journal(Path(ledger))
-        with _sole_on_server(ledger, sweep_id) if ledger.startswith("postgresql") else nullcontext():
-            yield
+        yield
     finally:
         lock.release()
 
 
 @contextmanager
-def _sole_on_server(ledger: str, sweep_id: str) -> Iterator[None]:
-    """Hold a lock of the database's, which goes with the connection: a dead driver leaves none behind."""
-    engine = create_engine(
-        ledger, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=POSTGRESQL["connect_args"]
-    )
-    with ledger_errors(ledger):
-        connection = engine.connect()
-    try:
-        with ledger_errors(ledger):
-            for notice in SERVER_NOTICES:
-                connection.execute(text(notice))
-            free = connection.scalar(
-                text("SELECT pg_try_advisory_lock(hashtextextended(:sweep, 0))"), {"sweep": f"cortex-sweep/{sweep_id}"}
-            )
+def sole_driver(lock_file: Path, ledger: str, sweep_id: str) -> Iterator[None]:
+    """Let one process drive the sweep, and mend what a killed one left.
+
+    One of this machine or shared file system; where the ledger is on PostgreSQL, one of all machines.
+
+    Raises:
+        StorageError: another process drives this sweep.
+    """
+    with only_one(lock_file):
+        if "://" not in ledger:
+            mend_journal(Path(ledger))
+        with _ServerLock(ledger, sweep_id) if ledger.startswith("postgresql") else nullcontext():
+            yield
+
+
+class _ServerLock:
+    """A lock of the database's. It goes with its connection, so a dead driver leaves none behind.
+
+    It also goes when the server restarts: then it is taken again, and if another driver was faster, this one ends as by
+    SIGTERM. Until then both may run, for `LOOK_SECONDS` at most.
+    """
+
+    def __init__(self, ledger: str, sweep_id: str) -> None:
+        self._ledger = ledger
+        self._sweep = {"sweep": f"cortex-sweep/{sweep_id}"}
+        self._engine = create_engine(
+            ledger, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=POSTGRESQL["connect_args"]
+        )
+        self._left = threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> None:
+        with ledger_errors(self._ledger):
+            free = self._take()
         if not free:
+            self._connection.close()
             raise StorageError(
                 "another process is running this sweep, here or on another machine (the ledger's database knows it); "
                 "wait for it or end it; of a machine that has vanished the database knows after a minute"
             )
-        yield
-    finally:
-        connection.invalidate()  # a server that is away cannot be told good-bye
-        connection.close()
+        self._watch.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._watch.join(LOOK_SECONDS)
+        self._connection.invalidate()  # a server that is away cannot be told good-bye
+        self._connection.close()
+
+    def _take(self) -> bool:
+        self._connection = self._engine.connect()
+        for notice in SERVER_NOTICES:
+            self._connection.execute(text(notice))
+        return bool(self._connection.scalar(LOCK, self._sweep))
+
+    def _look(self) -> None:
+        while not self._left.wait(LOOK_SECONDS):
+            try:
+                self._connection.scalar(text("SELECT 1"))
+                continue
+            except SQLAlchemyError:
+                self._connection.invalidate()
+            try:
+                free = self._take()
+            except SQLAlchemyError:
+                continue  # it is still away
+            if not free:
+                log.error("another machine took up this sweep while the ledger's database was away; this one ends")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
 
 def mend_journal(journal: Path) -> None:

@@ -28,9 +28,12 @@ from orchestrator.transfer_evaluation import external_keys, former_external_rows
 from trainables.data.splits import NESTED, PUBLISHED
 from trainables.encoding.scores import noise_normalised_r2
 from trainables.errors import ConfigError
+from trainables.evaluations.encoding import voxels_improved
 
 EVALUATIONS = ("encoding", "transfer", "information", "classification", "landscape", "salience")
 DEFAULT = ("encoding", "transfer", "information")
+REFERENCES = {"untuned": "voxels_improved_percent", "regression": "voxels_above_regression_percent"}
+"""Methods that others are held against, voxel by voxel, and where a row says it."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +171,10 @@ def _encoding(
             voxel_r[row["slug"], row["method"]] = r
             _keep_voxels(storage, row["slug"], row["method"], r)
     for row in rows:
-        untuned = voxel_r.get((row["slug"], "untuned"))
-        if untuned is not None and row["method"] != "untuned":
-            row["voxels_improved_percent"] = 100 * float((voxel_r[row["slug"], row["method"]] > untuned).mean())
+        for reference, field in REFERENCES.items():
+            reference_r = voxel_r.get((row["slug"], reference))
+            if reference_r is not None and row["method"] not in ("untuned", reference):
+                row[field] = voxels_improved(voxel_r[row["slug"], row["method"]], reference_r)
     result = {**head, "optimistic": OPTIMISTIC[plan.protocol], "rows": rows}
     write_json(storage.encoding_scores_file, result)
     write_json(storage.evaluation_file("layers"), {**head, "rows": layer_rows(plan, cells)})
@@ -203,6 +207,7 @@ def _encoding_row(selected: Selected, subject: str, cell: Cell) -> tuple[dict[st
         "n_voxels": len(r),
         "n_test_stimuli": cell.n_test,
         "voxels_improved_percent": None,
+        "voxels_above_regression_percent": None,
     }
     return row, r
 

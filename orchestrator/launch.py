@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.profiles import choose_profile
-from orchestrator.driver import sole_driver
+from orchestrator.driver import only_one, sole_driver
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import open_storage
 from orchestrator.passwords import without_passwords
@@ -46,12 +46,11 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
     """
     options = _without_passwords(options)
     storage, plan, _, weights = planned(options, console)
-    if storage.plan_file.exists():
-        existing = load_plan(storage)
-        refuse_changes(existing, plan, options)
-        plan = replace(existing, profile=plan.profile)
-    else:
+    if not storage.plan_file.exists():
         _make(storage, plan, weights)
+    existing = load_plan(storage)
+    refuse_changes(existing, plan, options)
+    plan = replace(existing, profile=plan.profile)
     return plan, execute(plan, storage, options.address, console, quiet)
 
 
@@ -77,15 +76,19 @@ def _without_passwords(options: SweepOptions) -> SweepOptions:
 def _make(storage: SweepStorage, plan: SweepPlan, weights: PretrainedWeights) -> None:
     """Write what makes a folder a sweep, the plan last; on a full disk nothing of it stays."""
     new = not storage.root.exists()
-    try:
-        storage.create()
-        save_weights(weights, storage.weights_file)
-        open_storage(plan.ledger)
-        write_plan(storage, plan)
-    except BaseException:
-        if new and storage.is_local:
-            shutil.rmtree(str(storage.root), ignore_errors=True)
-        raise
+    with only_one(storage.driver_lock):
+        if storage.plan_file.exists():  # another process was faster
+            return
+        try:
+            storage.create()
+            save_weights(weights, storage.weights_file)
+            open_storage(plan.ledger)
+            if not storage.plan_file.exists():  # nor, meanwhile, one on another machine
+                write_plan(storage, plan)
+        except BaseException:
+            if new and storage.is_local:
+                shutil.rmtree(str(storage.root), ignore_errors=True)
+            raise
 
 
 def resume(

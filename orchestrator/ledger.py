@@ -121,19 +121,20 @@ class Ledger:
         """Trials that a former driver left running, ready to run again as themselves."""
         found = []
         for key in self.plan.studies:
-            study = self.study(key)
-            for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                study.sampler = self._sampler(key, frozen.number)  # its driver may have died before it drew them all
-                with ledger_errors(self.plan.ledger):
+            with ledger_errors(self.plan.ledger):
+                study = self.study(key)
+                for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                    # Its driver may have died before it drew all values.
+                    study.sampler = self._sampler(key, frozen.number)
                     found.append(self._configured(key, Trial(study, frozen._trial_id)))
         return found
 
     def ask(self, key: StudyKey) -> OpenTrial:
         """A new trial of study ``key``, already in the ledger."""
-        study = self.study(key)
-        number = len([t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING])
-        study.sampler = self._sampler(key, number)
         with ledger_errors(self.plan.ledger):
+            study = self.study(key)
+            number = len([t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING])
+            study.sampler = self._sampler(key, number)
             return self._configured(key, study.ask())
 
     def _sampler(self, key: StudyKey, number: int) -> TPESampler:

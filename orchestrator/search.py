@@ -47,7 +47,8 @@ class StudySearch(Searcher):
         self._pruned: set[str] = set()
         self.failure: CortexSweepError | None = None
         """What stopped the sweep: nothing more is handed out, trials in hand end, a resume goes on."""
-        self._deaths = 0
+        self._dead: list[tuple[OpenTrial, dict[str, Any]]] = []
+        """Their workers died at every attempt, and no trial has ended otherwise since."""
         self._job = job
         self._on_finished = on_finished
         self._larger_share = larger_share
@@ -125,16 +126,17 @@ class StudySearch(Searcher):
         if result.get("out_of_memory") and self._larger_share and open_trial.uid not in self._alone:
             self._too_large.append(open_trial)
             return False
-        self._deaths = self._deaths + 1 if error else 0
-        if self._deaths >= DEATHS_IN_A_ROW:
-            self.failure = self.failure or StorageError(
-                f"the workers of {self._deaths} trials in a row died at every attempt, the last one {open_trial.uid}; "
-                "look at the memory and at Ray's logs (/tmp/ray/session_latest/logs), then resume"
-            )
-            return False
         if error:
-            self.ledger.finish(open_trial, "failed", None, details, "its worker group died at every attempt")
-        elif result.get("failed"):
+            self._dead.append((open_trial, details))
+            if len(self._dead) >= DEATHS_IN_A_ROW:
+                self.failure = self.failure or StorageError(
+                    f"the workers of {len(self._dead)} trials in a row died at every attempt, the last one "
+                    f"{open_trial.uid}; look at the memory and at Ray's logs (/tmp/ray/session_latest/logs), "
+                    "then resume"
+                )
+            return False
+        self.blame_the_dead()
+        if result.get("failed"):
             self.ledger.finish(open_trial, "failed", None, details, str(result["failed"]))
         elif trial_id in self._pruned:
             self._pruned.discard(trial_id)
@@ -146,6 +148,13 @@ class StudySearch(Searcher):
         else:
             return False
         return True
+
+    def blame_the_dead(self) -> None:
+        """Fail the trials whose workers died: others ended well since, or the sweep did, so it is not the machine."""
+        while self._dead:
+            open_trial, details = self._dead.pop(0)
+            self.ledger.finish(open_trial, "failed", None, details, "its worker group died at every attempt")
+            self._on_finished(open_trial)
 
     @contextmanager
     def _remembered(self) -> Iterator[None]:

@@ -121,7 +121,10 @@ def run_trials(
             raise
     if search.failure is not None:
         raise search.failure
-    return not search.running and search.exhausted
+    finished = not search.running and search.exhausted
+    if finished:
+        search.blame_the_dead()
+    return finished
 
 
 def _tuner(search: StudySearch, storage: SweepStorage, slots: int, warm: bool) -> tune.Tuner:

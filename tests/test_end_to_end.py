@@ -222,6 +222,11 @@ def test_evaluation_is_pearson_r_on_test_stimuli(
     for method in ("contrastive", "regression"):
         better = 100 * np.mean(r[method] > r["untuned"])
         assert rows[method]["voxels_improved_percent"] == pytest.approx(better, abs=100 * 2 / len(r[method]))
+    better = 100 * np.mean(r["contrastive"] > r["regression"])
+    found = rows["contrastive"]["voxels_above_regression_percent"]
+    assert found == pytest.approx(better, abs=100 * 2 / len(r["contrastive"]))
+    for method in ("untuned", "regression"):
+        assert rows[method]["voxels_above_regression_percent"] is None
     assert rows["untuned"]["voxels_improved_percent"] is None
 
 

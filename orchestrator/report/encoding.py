@@ -46,6 +46,7 @@ ENCODING = (
     ("test_r", "test r", ".4f"),
     ("test_noise_normalised_r2", "norm. r²", ".3f"),
     ("voxels_improved_percent", "% voxels above untuned", ".1f"),
+    ("voxels_above_regression_percent", "% voxels above regression", ".1f"),
     ("val_r", "val r", ".4f"),
     ("readout_layer", "readout layer", ""),
     ("champion", "champion", ""),
@@ -114,7 +115,12 @@ def methods_section(results: Results) -> Section:
         if comparisons:
             pictures.append(comparison_picture(kind, comparisons, pairs))
             title_of = {"over_subjects": "Differences over subjects", "over_voxels": "Differences within each target"}
-            note = "Test r of the first method less that of the second."
+            note = "Test r of the first method less that of the second." + (
+                " p takes the voxels of a target for independent, which neighbours are not: trust the interval over "
+                "stimuli, and the comparison over subjects, before it."
+                if kind == "over_voxels"
+                else ""
+            )
             basis = results.basis("statistics")
             tables.append(comparison_table(f"differences_{kind}", title_of[kind], basis, comparisons, note))
     lead = "Encoding accuracy on test stimuli, and paired differences between methods with 95 % intervals."
@@ -202,6 +208,8 @@ def comparison_picture(kind: str, comparisons: Sequence[Mapping[str, Any]], pair
         }
         single = {label: _single([row for row in rows if row["name"] == name]) for label, rows in by_label.items()}
         series.append(other_series(place, name, values, single))
+    if kind == "over_voxels" and any(row["interval_over"] == "voxels" for row in comparisons):
+        pairs = "voxels (Student's t: protocols in folds keep no predictions to resample), which are not independent"
     caption = f"Paired differences of test r; the lines are 95 % intervals over {pairs}." + (
         " Where several subjects share a row, each is a small mark, the large one is their mean, and their intervals "
         "are in the table."

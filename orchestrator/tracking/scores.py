@@ -13,6 +13,7 @@ METRICS = {
     "test_r": "test/encoding_r",
     "test_noise_normalised_r2": "test/noise_normalised_r2",
     "voxels_improved_percent": "test/voxels_improved_percent",
+    "voxels_above_regression_percent": "test/voxels_above_regression_percent",
     "bits": "information/bits",
     "image_top1": "information/image_top1",
     "image_top5": "information/image_top5",

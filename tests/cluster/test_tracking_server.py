@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from orchestrator import driver as driving
 from orchestrator.driver import sole_driver
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger
@@ -229,6 +231,7 @@ def test_ledger_that_was_away_is_waited_for(head: Servers, tmp_path: Path) -> No
 HOLD = """
 import sys
 from pathlib import Path
+from orchestrator import driver as driving
 from orchestrator.driver import sole_driver
 with sole_driver(Path(sys.argv[1]), sys.argv[2], sys.argv[3]):
     print("drives", flush=True)
@@ -262,12 +265,45 @@ def test_one_machine_alone_drives_a_sweep(head: Servers, tmp_path: Path) -> None
             time.sleep(0.2)
 
 
-def test_database_that_restarts_does_not_end_what_a_driver_does(head: Servers, tmp_path: Path) -> None:
-    with sole_driver(tmp_path / "driver.lock", head.database(), "a-sweep"):
+def test_lock_is_taken_again_after_the_database_restarted(
+    head: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driving, "LOOK_SECONDS", 0.1)
+    with sole_driver(tmp_path / "here/driver.lock", head.database(), "a-sweep"):
         head.postgres("stop")
         head.postgres("start")
-    with sole_driver(tmp_path / "driver.lock", head.database(), "a-sweep"):
-        pass
+        deadline = time.monotonic() + 30
+        while not holds_lock(head):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        with pytest.raises(StorageError, match="here or on another machine"):
+            sole_driver(tmp_path / "there/driver.lock", head.database(), "a-sweep").__enter__()
+    assert not holds_lock(head)
+
+
+def test_driver_that_lost_its_sweep_to_another_ends(
+    head: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    monkeypatch.setattr(driving, "LOOK_SECONDS", 3.0)
+    try:
+        with sole_driver(tmp_path / "here/driver.lock", head.database(), "a-sweep"):
+            head.postgres("stop")
+            head.postgres("start")
+            with sole_driver(tmp_path / "there/driver.lock", head.database(), "a-sweep"):
+                deadline = time.monotonic() + 30
+                while not told and time.monotonic() < deadline:
+                    time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert told == [signal.SIGTERM]
+
+
+def holds_lock(servers: Servers) -> bool:
+    engine = sqlalchemy.create_engine(servers.database(), poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        return bool(connection.scalar(sqlalchemy.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")))
 
 
 def environment_of(pid: int) -> bytes:

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 from orchestrator.ledger import Ledger, OpenTrial
 from orchestrator.plan import StudyKey, SweepPlan
 from orchestrator.pruning import StudyPruning
-from orchestrator.search import StudySearch
+from orchestrator.search import DEATHS_IN_A_ROW, StudySearch
 from tests.orchestrator.plans import (
     EBA_CONTRASTIVE,
     V1_CONTRASTIVE,
@@ -184,13 +184,37 @@ def test_failure_after_a_score_is_a_failure(plan: SweepPlan) -> None:
     assert hand.ledger.best(V1_CONTRASTIVE) == []
 
 
-def test_worker_group_that_dies_at_every_attempt_fails_the_trial(plan: SweepPlan) -> None:
+def test_worker_group_that_dies_at_every_attempt_fails_the_trial_when_another_ends(plan: SweepPlan) -> None:
+    hand = Hand(plan)
+    (dead, job), (other, _) = hand.next(), hand.next()
+    hand.search.on_trial_complete(dead, error=True)
+    assert hand.state(V1_CONTRASTIVE, 0) == "running", "it may be the machine"
+    hand.search.on_trial_complete(other, result(9, 0.4))
+    (record, *_) = Ledger(plan).study_records(V1_CONTRASTIVE)
+    assert (record.state, record.error) == ("failed", "its worker group died at every attempt")
+    assert job["uid"] in hand.ended
+    assert len(hand.ended) == 2
+
+
+def test_machine_whose_workers_all_die_uses_up_no_trial(plan: SweepPlan) -> None:
+    hand = Hand(plan)
+    for _ in range(DEATHS_IN_A_ROW):
+        assert hand.search.failure is None
+        trial_id, _ = hand.next()
+        hand.search.on_trial_complete(trial_id, error=True)
+    assert "3 trials in a row died" in str(hand.search.failure)
+    assert hand.next()[1] == Searcher.FINISHED
+    assert hand.ended == []
+    states = {record.state for key in plan.studies for record in Ledger(plan).study_records(key)}
+    assert states == {"running"}
+
+
+def test_sweep_that_ends_well_blames_the_trials_that_died(plan: SweepPlan) -> None:
     hand = Hand(plan)
     trial_id, _ = hand.next()
     hand.search.on_trial_complete(trial_id, error=True)
-    (record,) = Ledger(plan).study_records(V1_CONTRASTIVE)
-    assert (record.state, record.error) == ("failed", "its worker group died at every attempt")
-    assert len(hand.ended) == 1
+    hand.search.blame_the_dead()
+    assert hand.state(V1_CONTRASTIVE, 0) == "failed"
 
 
 def test_score_that_is_not_finite_fails_the_trial(plan: SweepPlan) -> None:

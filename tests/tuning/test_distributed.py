@@ -1,5 +1,6 @@
 """Two workers with half a batch each against one worker with all of it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +10,19 @@ from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
 from tests.synthetic import POOLED_TARGET, planted_data, planted_pair, tiny_config, tiny_weights
+from tests.tuning.in_hand import in_hand
 from trainables.config import TrialConfig
+from trainables.errors import DataError, NonFiniteLossError, StorageError
 from trainables.models.backbone import BACKBONES
+from trainables.models.tuned_model import TunedModel
+from trainables.tuning.bench import as_answer
 from trainables.tuning.distributed import (
     all_agree,
     average_gradients,
     from_first_worker,
     gather_rows,
     share_of,
+    together,
     world,
 )
 from trainables.tuning.loop import TrialRun
@@ -78,22 +84,62 @@ def _gathered(rank: int) -> Outcome:
     return {"rows": gathered.detach(), "share_gradient": share.grad, "mean_gradient": parameter.grad}
 
 
+def _check_failures(rank: int) -> None:
+    """What fails on one worker alone fails on all of them, or ends them all."""
+
+    def read() -> int:
+        if rank == 1:
+            raise DataError("a file that this machine alone cannot read")
+        return rank
+
+    with pytest.raises(DataError, match="this machine alone"):
+        together(read)
+    assert together(lambda: 10 + rank) == 10 + rank
+    with pytest.raises(torch.OutOfMemoryError):
+        as_answer(torch.OutOfMemoryError("of this worker"))
+    assert "learning rate" in as_answer(NonFiniteLossError("lower the learning rate"))["failed"]
+
+
 def _worker(rank: int, folder: str) -> None:
     rendezvous = f"file://{folder}/rendezvous"
     distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=N_WORKERS)
     assert from_first_worker(("a", rank)) == ("a", 0)
     assert [all_agree(True), all_agree(rank == 0), all_agree(False)] == [True, False, False]
+    _check_failures(rank)
+    trial = in_hand(Path(folder) / "in-hand")
+    answers = [trial.advance() for _ in range(3)]
+    torch.save(
+        [(answer["epoch"], answer["score"], json.loads(answer["details"])["weights"]) for answer in answers],
+        f"{folder}/answers{rank}.pt",
+    )
+    (Path(folder) / "full").touch()  # a file where the weights' folder has to be
+    full = in_hand(Path(folder) / "full")
+    full.advance(), full.advance()
+    with pytest.raises(StorageError, match="cannot be written"):
+        full.advance()
     outcomes = [_gathered(rank), *(_outcome(config) for config in CONFIGS)]
     torch.save(outcomes, f"{folder}/rank{rank}.pt")
     distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[list[Outcome]]:
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workers")
+
+
+@pytest.fixture(scope="module")
+def outcomes(workers: Path) -> list[list[Outcome]]:
     """Of both workers: what they gathered, then each configuration's trial."""
-    folder: Path = tmp_path_factory.mktemp("workers")
-    spawn(_worker, args=(str(folder),), nprocs=N_WORKERS)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(N_WORKERS)]
+    spawn(_worker, args=(str(workers),), nprocs=N_WORKERS)
+    return [torch.load(workers / f"rank{rank}.pt") for rank in range(N_WORKERS)]
+
+
+def test_one_worker_writes_for_all(outcomes: list[list[Outcome]], workers: Path) -> None:
+    first, second = (torch.load(workers / f"answers{rank}.pt") for rank in range(N_WORKERS))
+    assert first == second
+    assert [answer[2] for answer in first] == [None, None, str(workers / "in-hand/weights")]
+    assert [place.name for place in (workers / "in-hand").iterdir()] == ["weights"]
+    assert TunedModel.load(workers / "in-hand/weights").provenance["validation_r"] == max(r for _, r, _ in first)
 
 
 def test_gathered_rows_and_their_gradient(outcomes: list[list[Outcome]]) -> None:
@@ -130,5 +176,6 @@ def test_a_single_process_is_left_alone() -> None:
     assert share_of(batch).equal(batch)
     assert gather_rows(batch) is batch
     assert from_first_worker(batch) is batch
+    assert together(lambda: batch) is batch
     assert [all_agree(True), all_agree(False)] == [True, False]
     assert parameter.grad.item() == 1.0

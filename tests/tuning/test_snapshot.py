@@ -12,15 +12,12 @@ import torch
 from upath import UPath
 
 from tests.synthetic import POOLED_TARGET, equal_states, planted_data, planted_pair, tiny_config, tiny_weights
-from trainables.config import TrialConfig
-from trainables.data.responses import TargetData
+from tests.tuning.in_hand import EPOCHS, in_hand
 from trainables.models.tuned_model import TunedModel
 from trainables.tuning import snapshot
-from trainables.tuning.bench import Bench, TrialInHand, Workspace
 from trainables.tuning.loop import TrialRun
 from trainables.tuning.snapshot import Snapshot, SnapshotFolder
 
-EPOCHS = 5
 KINDS: list[dict[str, Any]] = [
     {"method": "contrastive", "layer_cutoff": "output"},  # dropout and batch normalisation
     {"method": "regression", "weight_decay": 1e-3},
@@ -96,26 +93,6 @@ def test_half_written_snapshot_leaves_the_one_before(tmp_path: Path) -> None:
     assert newest is not None
     assert newest.epoch == 3
     assert [place.name for place in (tmp_path / "trial").iterdir()] == ["00003"]
-
-
-class PlantedBench(Bench):
-    """A worker's bench whose data are planted."""
-
-    def __init__(self, leaving: bool = False) -> None:
-        workspace = Workspace("", "", "tiny", None, 0, "nested", ("encoding",), (), "", 1, 0.0)
-        super().__init__(workspace, lambda: leaving)
-
-    def start(self, config: TrialConfig) -> TrialRun:
-        return TrialRun(config, planted_data(), tiny_weights(), device="cpu", precision="float32")
-
-    def _load_target(self, _: Any) -> list[TargetData]:
-        return [planted_data()]
-
-
-def in_hand(place: Path, leaving: bool = False) -> TrialInHand:
-    config = tiny_config(epochs=EPOCHS, score_epochs=(1, 3))
-    places = {"weights_dir": str(place / "weights"), "snapshot_dir": str(place / "snapshots")}
-    return TrialInHand(PlantedBench(leaving), {"config": config.to_dict(), "score_to_beat": -1.0, **places})
 
 
 def without_clock(answer: dict[str, Any]) -> dict[str, Any]:

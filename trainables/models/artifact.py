@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import uuid
@@ -92,15 +93,29 @@ def _file_names(kind: str) -> tuple[str, str]:
 def _write_local(
     directory: Path, kind: str, version: int, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    unfinished = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
+    suffix = uuid.uuid4().hex[:8]
+    unfinished, replaced = (directory.with_name(f".{directory.name}.{part}{suffix}") for part in ("", "old-"))
     try:
         unfinished.mkdir(parents=True)
         _write_files(unfinished, kind, version, description, tensors)
+        for place in (*(unfinished / name for name in _file_names(kind)), unfinished):
+            _to_disk(place)
         if directory.exists():
-            shutil.rmtree(directory)
+            directory.rename(replaced)
         unfinished.rename(directory)
+        _to_disk(directory.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _to_disk(place: Path) -> None:
+    """Wait until a file or a folder's list of names is on the disk: the ledger is about to vouch for it."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _upload(

@@ -119,8 +119,8 @@ class Bench:
         subjects = config.target.subjects
         if subjects not in self._stimuli:
             self._stimuli = {subjects: [StimulusCache() for _ in subjects]}  # the former subjects' memory is freed
-        data = self.target_data(config.target)
-        return TrialRun(config, data, self.weights, device=self.device, stimuli=self._stimuli[subjects])
+        data, weights = distributed.together(lambda: (self.target_data(config.target), self.weights))
+        return TrialRun(config, data, weights, device=self.device, stimuli=self._stimuli[subjects])
 
     def further_scores(self, model: TunedModel, config: TrialConfig) -> dict[str, float]:
         """What the workspace asks for besides encoding, of a network at its best epoch; on validation stimuli alone."""
@@ -255,14 +255,29 @@ class TrialInHand:
         return found
 
     def _keep(self, best: ValidationScore) -> str | None:
-        if best.r < self.score_to_beat:
-            return None
-        self.run.best_model().save(UPath(self.weights_dir))
-        return self.weights_dir
+        """Write the weights, if they are good enough: the first worker, what it says holds for all."""
+        kept, problem = None, ""
+        if distributed.world()[0] == 0 and best.r >= self.score_to_beat:
+            try:
+                self.run.best_model().save(UPath(self.weights_dir))
+                kept = self.weights_dir
+            except StorageError as error:
+                problem = str(error)
+        kept, problem = distributed.from_first_worker((kept, problem))
+        if problem:
+            raise StorageError(problem)
+        return kept
 
 
 def as_answer(error: Exception) -> dict[str, Any]:
-    """What the slot is told of a trial that ended in an error."""
+    """What the slot is told of a trial that ended in an error.
+
+    Raises:
+        Exception: ``error`` itself, if it is one that other workers of the group need not share: they may be waiting
+            for this one in the midst of a batch, so the group has to end.
+    """
+    if distributed.world()[1] > 1 and not isinstance(error, CortexSweepError):
+        raise error
     if isinstance(error, (DataError, StorageError, WeightsError)):  # not this trial's fault: mend it, then resume
         return {"halt": str(error)}
     if isinstance(error, torch.OutOfMemoryError):

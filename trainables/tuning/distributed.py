@@ -12,11 +12,15 @@ Without an initialised process group, or in one of a single worker, every functi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
+
+from trainables.errors import CortexSweepError
+
+T = TypeVar("T")
 
 
 def world() -> tuple[int, int]:
@@ -88,6 +92,26 @@ def all_agree(here: bool) -> bool:
     found: list[Any] = [None] * n_workers
     distributed.all_gather_object(found, here)
     return all(found)
+
+
+def together(work: Callable[[], T]) -> T:
+    """Do what may fail on a single worker, as reading files does; if it fails on any, all raise that error.
+
+    Else the others would go on, and wait for the one that failed.
+    """
+    if world()[1] == 1:
+        return work()
+    result, failed = None, None
+    try:
+        result = work()
+    except CortexSweepError as error:
+        failed = error
+    found: list[Any] = [None] * world()[1]
+    distributed.all_gather_object(found, failed)
+    for error in found:
+        if error is not None:
+            raise error
+    return cast(T, result)
 
 
 class _GatherRows(torch.autograd.Function):
