@@ -121,10 +121,10 @@ def run_trials(
             raise
     if search.failure is not None:
         raise search.failure
-    finished = not search.running and search.exhausted
-    if finished:
+    done = not search.running and search.exhausted
+    if done:
         search.blame_the_dead()
-    return finished
+    return done
 
 
 def _tuner(search: StudySearch, storage: SweepStorage, slots: int, warm: bool) -> tune.Tuner:

@@ -36,10 +36,11 @@ def starts_ray(nodeid: str) -> bool:
 
 
 class OneRay(LoadScopeScheduling):
-    """A file's tests stay in one process, and those of all files that start Ray in the same one."""
+    """A file stays in one process; in the same one all files that start Ray, and all that read the one report."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if starts_ray(nodeid) else nodeid.split("::")[0]
+        file = nodeid.split("::")[0]
+        return "ray" if starts_ray(nodeid) else "report" if "/test_report" in file else file
 
 
 @pytest.hookimpl(optionalhook=True)

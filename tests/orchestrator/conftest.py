@@ -32,7 +32,7 @@ def tracked_plan(tmp_path: Path, empty_database: Path) -> SweepPlan:
     return small_plan(tmp_path, methods=("contrastive", "untuned"), trials=3)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Maker:
     """A sweep with every result."""
     from tests.orchestrator.report_results import Maker, Size
@@ -42,14 +42,14 @@ def made(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Make
     return Maker(storage, Size()).everything()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def results(made: Maker) -> Results:
     from orchestrator.report.results import read_results
 
     return read_results("small", str(made.places.base))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sections(results: Results) -> dict[str, Section]:
     """By anchor."""
     from orchestrator.report.page import make_sections  # not above: the other tests of this room draw nothing

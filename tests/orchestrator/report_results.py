@@ -164,6 +164,7 @@ class Maker:
                     "n_voxels": self.size.voxels,
                     "n_test_stimuli": 40,
                     "voxels_improved_percent": improved,
+                    "voxels_above_regression_percent": improved if network["method"] != "regression" else None,
                 }
             )
         self.write("encoding", {"optimistic": "", "rows": rows})
@@ -288,13 +289,22 @@ class Maker:
         names = ("contrastive - untuned", "contrastive - regression")
         places = [{"roi": roi, "roi_group": self.plan.roi_groups[roi]} for roi in self.size.rois]
         over_subjects = [
-            {"name": name, **place, "hemisphere": h, "subject": None, **self._comparison()}
+            {
+                "name": name,
+                **place,
+                "hemisphere": h,
+                "subject": None,
+                "interval_over": "3 subjects",
+                **self._comparison(),
+            }
             for name in names
             for place in places
             for h in HEMISPHERES
         ]
         over_voxels = [
-            {**row, "subject": subject, "t": None, "p": None} for row in over_subjects for subject in self.size.subjects
+            {**row, "subject": subject, "t": None, "p": None, "interval_over": "40 stimuli"}
+            for row in over_subjects
+            for subject in self.size.subjects
         ]
         self.write("statistics", {"over_voxels": over_voxels, "over_subjects": over_subjects})
 

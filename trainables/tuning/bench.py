@@ -256,7 +256,8 @@ class TrialInHand:
 
     def _keep(self, best: ValidationScore) -> str | None:
         """Write the weights, if they are good enough: the first worker, what it says holds for all."""
-        kept, problem = None, ""
+        kept: str | None = None
+        problem = ""
         if distributed.world()[0] == 0 and best.r >= self.score_to_beat:
             try:
                 self.run.best_model().save(UPath(self.weights_dir))
@@ -266,7 +267,7 @@ class TrialInHand:
         kept, problem = distributed.from_first_worker((kept, problem))
         if problem:
             raise StorageError(problem)
-        return kept
+        return None if kept is None else str(kept)
 
 
 def as_answer(error: Exception) -> dict[str, Any]:

@@ -108,9 +108,9 @@ def together(work: Callable[[], T]) -> T:
         failed = error
     found: list[Any] = [None] * world()[1]
     distributed.all_gather_object(found, failed)
-    for error in found:
-        if error is not None:
-            raise error
+    for each in found:
+        if each is not None:
+            raise each
     return cast(T, result)
 
 
