@@ -7,7 +7,7 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ray.tune import TuneError
 
 from cluster.profiles import COORDINATOR_CPUS, Profile
 from orchestrator.ledger import Ledger, OpenTrial
+from orchestrator.node_watch import node_watched
 from orchestrator.passwords import not_inherited
 from orchestrator.plan import StudyKey
 from orchestrator.progress import SweepProgress
@@ -212,7 +213,8 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
         resources = dict(ray.cluster_resources())
         if not address:
             resources["CPU"] = resources["CPU"] - 1 + COORDINATOR_CPUS * cores
-        yield resources
+        with nullcontext() if address else node_watched():
+            yield resources
     finally:
         ray.shutdown()
 

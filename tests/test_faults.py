@@ -145,3 +145,23 @@ def test_sweep_survives_the_death_of_its_machine_and_of_a_worker(command: list[s
         assert run.wait() == 0, run.log.read_text()
     assert_went_on(killed, hurt.records())
     assert_whole(hurt)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", ["raylet/raylet", "gcs_server"])
+def test_driver_whose_ray_dies_ends_and_loses_nothing(part: str, command: list[str], tmp_path: Path) -> None:
+    hurt = Sweep(tmp_path)
+    with driver(tmp_path / "run.log", *command, "--methods=contrastive", "--trials=1", "--epochs=15") as run:
+        run.wait_until(lambda: bool(run.workers() and hurt.midway()), "a trial was midway")
+        (pid,) = [pid for pid, title in run.family().items() if f"/{part} " in title]
+        os.kill(pid, signal.SIGKILL)
+        assert run.wait(120) == 1, run.log.read_text()
+        left = [title for title in run.family().values() if "raylet" in title or "gcs_server" in title]
+    assert left == []
+    said = run.log.read_text()
+    assert "has died" in said, said
+    killed = hurt.records()
+    with driver(*hurt.resume("last.log")) as run:
+        assert run.wait() == 0, run.log.read_text()
+    assert_went_on(killed, hurt.records())
+    assert_whole(hurt)
