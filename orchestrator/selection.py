@@ -142,7 +142,15 @@ def select(name: str, storage_uri: str, tasks: TaskRunner) -> list[dict[str, Any
                     soft_wrap=True,
                 )
     for model in models:
-        registry.point(model.selected.key, model.selected.trial, model.selected.champion)
+        selected = model.selected
+        former = registry.champion_of_another_sweep(selected.key.target) if selected.champion else None
+        registry.point(selected.key, selected.trial, selected.champion)
+        if former and not tasks.quiet:  # models are named by their target, whichever sweep they come from
+            name = registry.model_name(selected.key.target)
+            tasks.console.print(
+                f"`champion` of {name} was {former}; it is this sweep's now, with val r {selected.val_r:.6f}",
+                soft_wrap=True,
+            )
     write_json(storage.selection_file, [asdict(selected) for selected in chosen])
     if not tasks.quiet:
         champions = sum(model.selected.champion for model in models)

@@ -102,6 +102,20 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
+    def champion_of_another_sweep(self, target: Target) -> str | None:
+        """Whose model the alias ``champion`` means so far, if it is not this sweep's: its name and score."""
+        with tracking_errors(self.plan.tracking_uri):
+            name = self.model_name(target)
+            aliases = self.client.get_registered_model(name).aliases
+            if CHAMPION not in aliases:
+                return None
+            tags = self.client.get_model_version(name, aliases[CHAMPION]).tags
+        if tags.get("sweep.id") == self.plan.sweep_id:
+            return None
+        return (
+            f"version {aliases[CHAMPION]}, of sweep {tags.get('sweep.name', '?')} with val r {tags.get('val_r', '?')}"
+        )
+
     def point(self, key: StudyKey, trial: str, champion: bool) -> None:
         """Point the method's alias, and ``champion`` for the best method, at ``trial``'s version."""
         version = self._version(key, trial)
