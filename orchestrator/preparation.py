@@ -9,7 +9,7 @@ from orchestrator.plan import SweepPlan
 from trainables.data.files import default_cache_dir
 from trainables.data.open import open_dataset
 from trainables.data.responses import load_subjects, require_split
-from trainables.data.stimuli import decode_stimuli
+from trainables.data.stimuli import decode_stimuli, require_one_picture_per_id
 from trainables.errors import WeightsError
 from trainables.models.weights import PretrainedWeights, load_weights
 
@@ -62,11 +62,12 @@ def prepare_data(plan: SweepPlan, console: Console, quiet: bool) -> None:
         for name in names:
             subject = dataset.subject(name)
             task = bars.add_task(name, total=len(subject.image_paths))
-            decode_stimuli(
+            stimuli = decode_stimuli(
                 subject.image_paths,
                 default_cache_dir(),
                 progress=lambda done, total, task=task: bars.update(task, completed=done, total=total),  # type: ignore[misc]
             )
+            require_one_picture_per_id(subject, stimuli)
         task = bars.add_task("responses", total=len(plan.targets))
         for target in plan.targets:
             load_subjects(dataset, target, plan.split_seed, protocol=plan.protocol)

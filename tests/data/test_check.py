@@ -120,7 +120,7 @@ ERRORS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "one dimension": (_change(FMRI, np.ravel), FMRI, "expected two dimensions"),
     "torn array": (_cut(FMRI, 10), FMRI, "not a whole .npy array"),
     "NaN": (_set(FMRI, (3, 5), np.nan), FMRI, "1 of"),
-    "infinity": (_set(FMRI, (0, 5), np.inf), FMRI, "hold NaN or infinity, the first is vertex 5"),
+    "infinity": (_set(FMRI, (0, 5), np.inf), FMRI, "hold NaN or infinity in float32, the first is vertex 5"),
     "constant voxel": (_set(FMRI, (slice(None), 9), 0.5), FMRI, "are constant, the first is vertex 9"),
     "torn image": (_cut_image, IMAGES + "train-0017", "cannot be decoded"),
     "id of two pictures": (_other_picture_same_id, IMAGES + "train-0018", "another picture than"),

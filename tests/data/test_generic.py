@@ -134,7 +134,11 @@ CHECKS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "fewer rows": (_array(RESPONSES, lambda a: a[:-1]), RESPONSES, "59 rows of responses for 60 stimuli"),
     "integers": (_array(RESPONSES, lambda a: (100 * a).astype(int)), RESPONSES, "int64; expected float32"),
     "one dimension": (_array(RESPONSES, np.ravel), RESPONSES, "expected two dimensions"),
-    "NaN": (_array(RESPONSES, _put((3, 4), np.nan)), RESPONSES, "hold NaN or infinity, the first is vertex 4"),
+    "NaN": (
+        _array(RESPONSES, _put((3, 4), np.nan)),
+        RESPONSES,
+        "hold NaN or infinity in float32, the first is vertex 4",
+    ),
     "constant": (_array(RESPONSES, _put((slice(None), 5), 1)), RESPONSES, "are constant, the first is vertex 5"),
     "missing responses": (lambda root: (root / RESPONSES).unlink(), RESPONSES, "missing"),
     "missing labels": (lambda root: (root / LABELS).unlink(), LABELS, "missing"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,8 @@ from trainables.data.subject import Subject
 from trainables.errors import DataError
 
 DESCRIPTION_FILE = "dataset.json"
+DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""What names of registered models, files and addresses may hold; as in own data's ``dataset.toml``."""
 
 
 class AlgonautsDataset:
@@ -108,8 +111,23 @@ def open_algonauts(root: str | os.PathLike[str]) -> AlgonautsDataset:
     with reaching(place):
         subjects = {name: Subject(files) for name, files in find_subjects(place).items()}
         description = _description(place)
-    name = str(description.get("name") or place.name or place.parent.name)
+    name = _dataset_name(description.get("name"), place)
     return AlgonautsDataset(place, name, subjects, is_demo=bool(description.get("demo", False)))
+
+
+def _dataset_name(given: object, place: UPath) -> str:
+    """The name in ``dataset.json``, else the folder's, with a dash for what a name may not hold.
+
+    Raises:
+        DataError: the name given is none.
+    """
+    if not given:
+        folder = re.sub(r"[^A-Za-z0-9_.-]+", "-", place.name or place.parent.name).strip("-_.")
+        return folder or "data"
+    if isinstance(given, str) and DATASET_NAME.fullmatch(given):
+        return given
+    problem = f"{place / DESCRIPTION_FILE} names the data set {given!r}"
+    raise DataError(f"{problem}; expected letters, digits, '.', '_' and '-', a letter or digit first")
 
 
 def _description(root: UPath) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def value_problems(responses: NDArray[Any], vertices: NDArray[np.int64] | None =
     if not len(responses):
         return
     finite, varies = _column_values(responses)
-    for bad, what in ((~finite, "hold NaN or infinity"), (finite & ~varies, "are constant")):
+    for bad, what in ((~finite, "hold NaN or infinity in float32"), (finite & ~varies, "are constant")):
         if bad.any():
             first = bad.argmax() if vertices is None else vertices[bad][0]
             yield f"{bad.sum()} of {len(bad)} voxels {what}, the first is vertex {first}"
@@ -34,7 +34,8 @@ def _column_values(array: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.b
     lowest, highest = np.full(n_columns, np.inf), np.full(n_columns, -np.inf)
     rows = max(1, BLOCK_BYTES // max(1, n_columns * array.itemsize))
     for start in range(0, len(array), rows):
-        block = array[start : start + rows]
+        with np.errstate(over="ignore"):  # a sweep computes in float32: what that cannot hold becomes infinite there
+            block = array[start : start + rows].astype(np.float32, copy=False)
         # NaN spreads through minimum and maximum, and infinity is an extreme: the extremes tell about all values.
         lowest, highest = np.minimum(lowest, block.min(axis=0)), np.maximum(highest, block.max(axis=0))
     return np.isfinite(lowest) & np.isfinite(highest), lowest != highest

@@ -127,8 +127,16 @@ def hashed_id(content: bytes) -> int:
 
 
 def locate(root: str | os.PathLike[str]) -> UPath:
-    """The root as an absolute path or address."""
-    place = UPath(root)
+    """The root as an absolute path or address.
+
+    Raises:
+        DataError: an address of a kind that nothing here reads.
+    """
+    try:
+        place = UPath(root)
+        place.fs  # noqa: B018 - made here, so that an unknown kind of address is told before anything else
+    except (ImportError, ValueError) as error:
+        raise DataError(f"data set {os.fspath(root)!r} ({error}); expected a folder or an s3:// address") from error
     return UPath(place.expanduser().absolute()) if is_local(place) else place
 
 

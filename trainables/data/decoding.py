@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from upath import UPath
 
 from trainables.data.cache import mapped
@@ -103,7 +103,9 @@ def decode_image(content: bytes, path: UPath) -> Image.Image:
                 return image.convert("RGB")
             mode = image.mode
     except _DAMAGE as error:
-        problem = f"the image cannot be decoded ({error})"
+        # Pillow names the object that it read from, which tells nobody anything.
+        why = "it is no image of a known kind" if isinstance(error, UnidentifiedImageError) else error
+        problem = f"the image cannot be decoded ({why})"
         raise FaultyFileError(path, problem, "copy it again from the original data set") from error
     raise FaultyFileError(path, f"its pixels have more than 8 bits (mode {mode})", "save it as 8-bit RGB")
 

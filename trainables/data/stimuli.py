@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from upath import UPath
 
+from trainables.data.dataset import SubjectData
 from trainables.data.decoding import DECODER_VERSION, Progress, decode_once
+from trainables.data.files import FaultyFileError
 from trainables.errors import DataError
 
 
@@ -34,3 +36,28 @@ def decode_stimuli(
         return image.resize((size, size), Image.Resampling.BILINEAR)
 
     return decode_once(paths, cache_dir, "stimuli", f"{DECODER_VERSION}:{size}", shrink, size, progress)
+
+
+def require_one_picture_per_id(subject: SubjectData, stimuli: NDArray[np.uint8]) -> None:
+    """Refuse an id that two different pictures have: results by stimulus would mix them.
+
+    Args:
+        subject: whose stimuli these are.
+        stimuli: decoded, uint8 (n_stimuli, height, width, 3).
+
+    Raises:
+        FaultyFileError: there is such an id.
+    """
+    ids = subject.stimulus_ids
+    repeated = np.flatnonzero(
+        np.isin(ids, ids[np.setdiff1d(np.arange(len(ids)), np.unique(ids, return_index=True)[1])])
+    )
+    first: dict[int, int] = {}
+    for row in repeated.tolist():
+        other = first.setdefault(int(ids[row]), row)
+        if not np.array_equal(stimuli[row], stimuli[other]):
+            raise FaultyFileError(
+                subject.image_paths[row],
+                f"shows another picture than {subject.image_paths[other]}, which has the same id {ids[row]}",
+                "give every picture its own id",
+            )
