@@ -2,12 +2,15 @@
 
 import errno
 import json
+import os
+import resource
+import stat
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from upath import UPath
 
 from tests.synthetic import equal_states, tiny_weights
@@ -31,6 +34,15 @@ def model() -> TunedModel:
         head=ContrastiveHead(192, 10).state_dict(),
         provenance={"epoch": 3, "validation_r": 0.25, "weights": {"source": "random"}},
     )
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """The operating system lets no file grow beyond 1000 bytes: a write that fails half-way, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _names(directory: Path) -> list[str]:
@@ -101,12 +113,20 @@ def test_a_full_disk_leaves_what_was_there(
         assert TunedModel.load(tmp_path / "model").readout_layer == "features.1"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_disk_that_is_really_full(model: TunedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact, "save_file", lambda tensors, _path: save_file(tensors, "/dev/full"))
+def test_a_disk_that_really_refuses(model: TunedModel, tmp_path: Path, small_files: None) -> None:
     with pytest.raises(StorageError, match="cannot be written"):
         model.save(tmp_path / "model")
     assert _names(tmp_path) == []
+
+
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o027, 0o640)])
+def test_files_may_be_read_by_whom_the_umask_says(model: TunedModel, tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        model.save(tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE((tmp_path / "model" / name).stat().st_mode) for name in FILES} == {mode}
 
 
 @pytest.mark.parametrize("kept", [0, 100, -1])

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -134,7 +135,7 @@ def _write_files(
     directory: Path, kind: str, version: int, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
     tensors_path, description_path = (directory / name for name in _file_names(kind))
-    _save_tensors(tensors, tensors_path)
+    save_tensors(tensors, tensors_path)
     content = {**description, "format_version": version, "tensors_sha256": _sha256(tensors_path)}
     description_path.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
@@ -160,9 +161,17 @@ def _read_local(directory: Path, kind: str, version: int) -> tuple[dict[str, Any
     return description, tensors
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file that may be read by whom the umask says; the library's own is the writer's alone.
+
+    Raises:
+        OSError: the disk is full or the file cannot be written.
+    """
+    with path.open("wb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+        path.chmod(mode)
     except SafetensorError as error:  # how the library reports a full disk
         raise OSError(str(error)) from error
 

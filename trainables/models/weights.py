@@ -18,12 +18,12 @@ import numpy as np
 import torch
 import torchvision
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from upath import UPath
 
 from trainables.errors import StorageError, WeightsError
-from trainables.models.artifact import local_path
+from trainables.models.artifact import local_path, save_tensors
 from trainables.models.backbone import OUTPUT, Backbone, BackboneSpec, backbone_spec
 from trainables.models.random_weights import random_state
 from trainables.remote import StoreError, read_whole, write_whole
@@ -85,7 +85,11 @@ def load_weights(source: str, backbone: str = "alexnet", seed: int = 0) -> Pretr
         return _described(spec, _imagenet_state(spec), source)
     if source == "random":
         return _described(spec, random_state(spec, seed), source)
-    place = UPath(source)
+    try:
+        place = UPath(source)
+        place.fs  # noqa: B018 - made here, so that an unknown kind of address is told
+    except (ImportError, ValueError) as error:
+        raise WeightsError(f"weights {source!r} cannot be read ({error}); {_ALTERNATIVES}") from error
     path = local_path(place)
     if path is not None:
         return _described(spec, _read_file(path.expanduser()), path.name)
@@ -129,9 +133,9 @@ def _save_local(weights: PretrainedWeights, path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in weights.state.items()}, unfinished)
+        save_tensors(weights.state, unfinished)
         unfinished.rename(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         with suppress(OSError):  # the first error is the one to tell
             unfinished.unlink(missing_ok=True)
         raise StorageError(f"{path} cannot be written ({error}); free space or choose another place") from error
