@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from orchestrator.ledger_storage import ledger_errors, open_storage
 from orchestrator.plan import StudyKey, SweepPlan, stable_seed
-from search_spaces import first_extras, suggest_extras
+from orchestrator.suggestions import trial_config
+from search_spaces import first_extras
 from trainables.config import TrialConfig
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -146,21 +147,7 @@ class Ledger:
         )
 
     def _configured(self, key: StudyKey, trial: Trial) -> OpenTrial:
-        plan, space = self.plan, self.plan.search_space
-        values: dict[str, Any] = {
-            "epochs": space.epochs_of(key.method, plan.epochs),
-            "batch_size": plan.batch_size,
-            "backbone": plan.backbone,
-            "seed": plan.seed,
-            "encoder": plan.encoder,
-            "protocol": plan.protocol,
-        }
-        values |= space.suggestion(key.method)(trial, plan.cutoffs)
-        if values["epochs"]:
-            values |= suggest_extras(trial, plan.explore, values["epochs"], values["batch_size"])
-            rungs = plan.score_epochs if space.searched else ()
-            values["score_epochs"] = tuple(epoch for epoch in rungs if epoch < values["epochs"])
-        config = TrialConfig(target=key.target, method=key.method, **values)
+        config = trial_config(self.plan, key.method, key.target, trial)
         trial.set_user_attr("config", config.to_dict())
         return OpenTrial(key, trial, config)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from orchestrator.passwords import without_password
 from orchestrator.plan import SkippedRoi, SweepPlan, default_grace_epochs, parse_list
 from orchestrator.storage import SweepStorage, resolved
+from orchestrator.suggestions import require_suggestions
 from search_spaces import Space, read_space, space_named
 from trainables.config import ENCODERS, PROTOCOLS
 from trainables.data.dataset import Dataset
@@ -20,7 +21,7 @@ from trainables.data.responses import split_digest
 from trainables.data.splits import NESTED, PUBLISHED
 from trainables.data.targets import TargetPlan, parse_subjects, plan_targets
 from trainables.errors import ConfigError
-from trainables.models.backbone import backbone_spec
+from trainables.models.backbone import OUTPUT, backbone_spec
 from trainables.models.weights import PretrainedWeights
 from trainables.target import HEMISPHERES, Target
 
@@ -80,7 +81,7 @@ def make_plan(options: SweepOptions, storage: SweepStorage, dataset: Dataset, we
     if options.leave_one_out and len([target for target in targets if len(target.subjects) > 1]) < 2:
         raise ConfigError("--leave-one-out needs a pooled method and three subjects that share an ROI; name them")
     epochs = space.epochs if options.epochs is None else options.epochs
-    return SweepPlan(
+    plan = SweepPlan(
         name=options.name,
         sweep_id=uuid.uuid4().hex[:8],
         data=str(dataset.root),
@@ -117,6 +118,8 @@ def make_plan(options: SweepOptions, storage: SweepStorage, dataset: Dataset, we
         optimise=tuple(parse_list(options.optimise)),
         labelled=_labelled_root(options),
     )
+    require_suggestions(plan)
+    return plan
 
 
 def _labelled_root(options: SweepOptions) -> str:
@@ -133,6 +136,8 @@ def _labelled_root(options: SweepOptions) -> str:
 
 
 def _require_options(options: SweepOptions, storage: SweepStorage) -> None:
+    if options.min_voxels < 1:
+        raise ConfigError(f"--min-voxels is {options.min_voxels}; expected at least 1")
     if not storage.is_local and not (options.ledger and options.tracking_uri):
         raise ConfigError(
             f"--storage {options.storage} is remote; give --ledger postgresql://… and --tracking-uri http://… as well: "
@@ -170,7 +175,7 @@ def choose_cutoffs(asked: str | None, deepest: str, weights: PretrainedWeights) 
     """Layer cutoffs to explore, from shallow to deep.
 
     Raises:
-        ConfigError: a cutoff that the weights do not reach.
+        ConfigError: a cutoff that the weights do not reach, or a limit that the backbone has not.
     """
     if asked is not None:
         words = parse_list(asked)
@@ -182,8 +187,14 @@ def choose_cutoffs(asked: str | None, deepest: str, weights: PretrainedWeights) 
             )
         return tuple(cutoff for cutoff in weights.cutoffs if cutoff in words)
     cutoffs = weights.cutoffs
+    spec = backbone_spec(weights.backbone)
     if deepest == "convolutional":
-        deepest = backbone_spec(weights.backbone).convolutional_layer
+        deepest = spec.convolutional_layer
+    if deepest not in (*spec.readout_layers, OUTPUT):
+        raise ConfigError(
+            f"the space has deepest_cutoff {deepest!r}; expected {', '.join(spec.readout_layers)}, {OUTPUT} or "
+            "convolutional"
+        )
     if deepest in cutoffs:
         cutoffs = cutoffs[: cutoffs.index(deepest) + 1]
     # The last readout layer and `output` both name the whole network: one of them is enough.
@@ -202,7 +213,7 @@ def _choose_targets(options: SweepOptions, dataset: Dataset, space: Space) -> Ta
     if not chosen.targets:
         sizes = ", ".join(f"{skip.target.name}: {skip.n_voxels}" for skip in chosen.skipped[:3]) or "no ROI was named"
         raise ConfigError(
-            f"no ROI of --rois {options.rois or options.space!r} has the {options.min_voxels} voxels it takes "
+            f"no ROI of --rois {','.join(words)!r} has the {options.min_voxels} voxels it takes "
             f"({sizes}); `sweep.py data check` lists what there is"
         )
     return chosen
@@ -219,12 +230,20 @@ def refuse_changes(existing: SweepPlan, plan: SweepPlan, options: SweepOptions) 
         field for field in ("ledger", "tracking_uri") if getattr(options, field) not in (None, getattr(existing, field))
     ]
     if changed:
-        before, now = (without_password(str(getattr(each, changed[0]))) for each in (existing, plan))
-        values = f" ({shortened(now)} instead of {shortened(before)})"
+        before, now = (getattr(each, changed[0]) for each in (existing, plan))
+        values = f" ({_told(now, before)} instead of {_told(before, now)})"
         raise ConfigError(
             f"sweep {plan.name!r} exists with another {changed[0]}{values}; `sweep.py resume {plan.name}` goes on "
             "with it as it was made, another --name starts a new one"
         )
+
+
+def _told(value: object, other: object) -> str:
+    """A plan's value in few words; of a list, what ``other`` lacks."""
+    if isinstance(value, tuple | list) and isinstance(other, tuple | list):
+        only = [each for each in value if each not in other] or value
+        return shortened(", ".join(str(getattr(each, "name", each)) for each in only) or "none")
+    return shortened(without_password(str(value)))
 
 
 def shortened(text: str, width: int = 60) -> str:

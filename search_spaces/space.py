@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from search_spaces.methods import RECIPE, SUGGEST, Suggest, untuned
@@ -12,12 +14,32 @@ from trainables.errors import ConfigError
 BASELINES = ("contrastive", "regression", "untuned")
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object, least: int | None = None) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
+
+
+def _is_factor(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(map(_is_text, value))
+
+
+def _is_mapping(value: object, of: Callable[[object], bool] = lambda _: True) -> bool:
+    return isinstance(value, Mapping) and all(map(of, value.values()))
+
+
 @dataclass(frozen=True)
 class Space:
     """Methods, what they explore, and how much of it; ``sweep.py run`` has an option for every number.
 
     Raises:
-        ConfigError: a method that nothing is known of.
+        ConfigError: a method that nothing is known of, or a field that is not of its kind.
     """
 
     description: str
@@ -49,6 +71,7 @@ class Space:
     """False: a single trial of each study, nothing pruned, scored after the last epoch alone."""
 
     def __post_init__(self) -> None:
+        self._require_kinds()
         unknown = [name for name in (*self.methods, *self.suggest, *self.trial_limits) if name not in SUGGEST]
         if unknown or not self.methods:
             raise ConfigError(
@@ -56,6 +79,23 @@ class Space:
             )
         if odd := {name: limit for name, limit in self.trial_limits.items() if limit < 1}:
             raise ConfigError(f"the space has trial_limits {odd}; expected at least 1, or the method left out")
+
+    def _require_kinds(self) -> None:
+        """An own space is a person's file, and no type checker may have read it."""
+        expected: dict[str, tuple[Callable[[Any], bool], str]] = {
+            **dict.fromkeys(("description", "deepest_cutoff"), (_is_text, "a text")),
+            **dict.fromkeys(("methods", "rois"), (_are_names, "a tuple of names")),
+            **dict.fromkeys(("trials", "epochs"), (partial(_is_number, least=1), "a whole number of at least 1")),
+            "batch_size": (partial(_is_number, least=2), "a whole number of at least 2"),
+            "suggest": (partial(_is_mapping, of=callable), "a function for each method"),
+            "first": (partial(_is_mapping, of=_is_mapping), "a mapping of values for each method"),
+            "epoch_factors": (partial(_is_mapping, of=_is_factor), "a number above 0 for each method"),
+            "trial_limits": (partial(_is_mapping, of=_is_number), "a whole number for each method"),
+            "searched": (lambda value: isinstance(value, bool), "True or False"),
+        }
+        for name, (holds, what) in expected.items():
+            if not holds(value := getattr(self, name)):
+                raise ConfigError(f"the space has {name} {value!r}; expected {what}")
 
     def suggestion(self, method: str) -> Suggest:
         """The function that explores ``method``."""
