@@ -8,6 +8,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from orchestrator.evaluation import EvaluationOptions, evaluate, evaluation_table
+from orchestrator.hints import command
 from orchestrator.launch import Outcome
 from orchestrator.leaderboard import studies_without_score
 from orchestrator.passwords import without_password
@@ -34,7 +35,7 @@ def run_to_the_end(launch: Launch, name: str, storage: str, address: str | None,
         CortexSweepError: what ``launch`` raises; for a fixed recipe also what its evaluation raises.
     """
     console = Console(stderr=as_json)
-    again = f"python sweep.py resume {name} --storage {storage}"
+    again = command("resume", name, "--storage", storage)
     try:
         plan, outcome = launch(console, as_json)
     except KeyboardInterrupt:
@@ -49,7 +50,8 @@ def run_to_the_end(launch: Launch, name: str, storage: str, address: str | None,
     without_score = studies_without_score(print_leaderboard(name, storage, as_json))
     if without_score:
         console.print(
-            f"[red]No trial came to a score in {', '.join(without_score)}[/]; `sweep.py ui {name}` shows why.",
+            f"[red]No trial came to a score in {', '.join(without_score)}[/]; "
+            f"`{command('ui', name, '--storage', storage)}` shows why.",
             soft_wrap=True,
         )
         return STUDIES_WITHOUT_SCORE
@@ -71,7 +73,7 @@ def select_and_print(name: str, storage: str, profile: str, address: str | None,
     if as_json:
         print(json.dumps(chosen))
     else:
-        console.print(f"\nNext:  python sweep.py evaluate {name} --storage {storage}", soft_wrap=True)
+        console.print(f"\nNext:  {command('evaluate', name, '--storage', storage)}", soft_wrap=True)
 
 
 def evaluate_and_print(
@@ -88,7 +90,7 @@ def evaluate_and_print(
         print(json.dumps(result))
         return
     console.print(evaluation_table(result))
-    console.print(f"\nNext:  python sweep.py report {name} --storage {storage}", soft_wrap=True)
+    console.print(f"\nNext:  {command('report', name, '--storage', storage)}", soft_wrap=True)
 
 
 def _evaluate_all(name: str, storage: str, address: str | None, profile: str, as_json: bool, console: Console) -> None:
@@ -106,12 +108,15 @@ def _evaluate_all(name: str, storage: str, address: str | None, profile: str, as
 
 
 def _say_next(console: Console, name: str, storage: str) -> None:
-    console.print(
-        f"\nNext:  python sweep.py select {name} --storage {storage}     register the best models\n"
-        f"       python sweep.py evaluate {name} --storage {storage}   score them on test stimuli\n"
-        f"       python sweep.py ui {name} --storage {storage}         look at everything in MLflow",
-        soft_wrap=True,
-    )
+    steps = {
+        "select": "register the best models",
+        "evaluate": "score them on test stimuli",
+        "ui": "look at everything in MLflow",
+    }
+    commands = [command(step, name, "--storage", storage) for step in steps]
+    width = max(map(len, commands)) + 3
+    lines = [f"{typed:{width}}{what}" for typed, what in zip(commands, steps.values(), strict=True)]
+    console.print("\nNext:  " + "\n       ".join(lines), soft_wrap=True, highlight=False)
 
 
 def _say_interrupted(console: Console, name: str, storage: str, again: str) -> int:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from orchestrator.hints import command
 from trainables.data.check import CheckReport, check_dataset
 from trainables.data.demo import make_demo
 
@@ -66,6 +67,6 @@ def make_demo_and_print(directory: Path, subjects: int, seed: int, console: Cons
     console.print(
         f"Demo set in {root}: {subjects} subjects with simulated responses to photographs; their noise ceilings and "
         f"best achievable scores are in truth.npz.\n"
-        f"Next:  python sweep.py run --data {directory} --space smoke --name demo",
+        f"Next:  {command('run', '--data', str(directory), '--space', 'smoke', '--name', 'demo')}",
         soft_wrap=True,
     )

@@ -53,6 +53,17 @@ def only_one(lock_file: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_driven(lock_file: Path) -> bool:
+    """Whether a process of this machine (or shared file system) runs the sweep."""
+    if not lock_file.exists():
+        return False
+    try:
+        with only_one(lock_file):
+            return False
+    except StorageError:
+        return True
+
+
 @contextmanager
 def sole_driver(lock_file: Path, ledger: str, sweep_id: str) -> Iterator[None]:
     """Let one process drive the sweep, and mend what a killed one left.

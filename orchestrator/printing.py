@@ -6,6 +6,7 @@ import json
 
 from rich.console import Console
 
+from orchestrator.driver import is_driven
 from orchestrator.launch import open_sweep
 from orchestrator.leaderboard import Row, improvement_lines, leaderboard, leaderboard_table
 from orchestrator.leaderboard import as_json as plain
@@ -42,10 +43,10 @@ def print_status(name: str, storage: str, as_json: bool) -> None:
     Raises:
         StorageError: there is no such sweep.
     """
-    _, ledger = open_sweep(name, storage)
+    places, ledger = open_sweep(name, storage)
     if as_json:
         print(json.dumps(status_json(ledger)))
         return
     console = Console()
-    for part in status_lines(ledger, storage):
+    for part in status_lines(ledger, storage, is_driven(places.driver_lock)):
         console.print(part, soft_wrap=isinstance(part, str))

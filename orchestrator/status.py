@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from orchestrator.hints import command
 from orchestrator.ledger import Ledger
 from orchestrator.progress import count_targets, duration, target_table
 
@@ -37,15 +38,23 @@ def status_json(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def status_lines(ledger: Ledger, storage: str) -> list[Table | str]:
-    """A table and a sentence; ``storage`` is what the commands that it names have to be told."""
+def status_lines(ledger: Ledger, storage: str, driven: bool) -> list[Table | str]:
+    """A table and a sentence.
+
+    Args:
+        ledger: of the sweep.
+        storage: what the commands that it names have to be told.
+        driven: whether this machine sees a process that runs the sweep.
+    """
     left, seconds = ledger.trials_left(), seconds_left(ledger)
     plan = ledger.plan
-    which = f"{plan.name} --storage {storage}"
+    which = plan.name, "--storage", storage
     if not left:
-        outlook = f"sweep {plan.name} is finished; `python sweep.py leaderboard {which}` shows its best models"
+        outlook = f"sweep {plan.name} is finished; `{command('leaderboard', *which)}` shows its best models"
+    elif not driven:
+        outlook = f"{left} trials left; nobody runs it on this machine, `{command('resume', *which)}` goes on"
     elif seconds is None:
-        outlook = f"{left} trials left; none ended in the last hour, `python sweep.py resume {which}` goes on"
+        outlook = f"{left} trials left; none ended in the last hour"
     else:
         outlook = f"{left} trials left, about {duration(seconds)} at the pace of the last hour"
     skipped = [f"skipped {roi.name}: {roi.reason}" for roi in plan.skipped]

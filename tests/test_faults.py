@@ -94,7 +94,7 @@ def interrupt(run: Driver, hurt: Sweep, number: signal.Signals) -> None:
     code = run.wait(120)
     said = run.log.read_text()
     assert code == 130, said
-    assert f"python sweep.py resume hurt --storage {hurt.storage}" in said.replace("--storage=", "--storage ")
+    assert f"sweep.py resume hurt --storage {hurt.storage}" in said.replace("--storage=", "--storage ")
     assert "Traceback" not in said
     running = {uid for uid, record in hurt.records().items() if record.state == "running"}
     assert running

@@ -36,7 +36,7 @@ def test_finished_search_shows_its_leaderboard_and_what_is_next(
     assert run_to_the_end(ends(maker.plan), "small", place, None, False) == 0
     told = capsys.readouterr().out
     for command in ("select", "evaluate", "ui"):
-        assert f"python sweep.py {command} small --storage {place}" in told
+        assert f"sweep.py {command} small --storage {place}" in told
     assert "val r" in told
     assert "stayed away" not in told
 
@@ -66,7 +66,7 @@ def test_interrupted_sweep_says_how_to_go_on(maker: Maker, how: str, capsys: pyt
     launch = ends(maker.plan, finished=False) if how == "by a signal" else interrupt
     place = str(maker.places.base)
     assert run_to_the_end(launch, "small", place, None, False) == INTERRUPTED
-    assert f"Go on with:  python sweep.py resume small --storage {place}" in capsys.readouterr().out
+    assert f"sweep.py resume small --storage {place}" in capsys.readouterr().out
 
 
 def test_interrupted_before_there_is_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
