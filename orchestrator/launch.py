@@ -18,13 +18,13 @@ from orchestrator.plan import SweepPlan
 from orchestrator.planning import SweepOptions, make_plan, refuse_changes
 from orchestrator.preparation import prepare_data, prepare_weights
 from orchestrator.progress import SweepProgress
-from orchestrator.storage import SweepStorage, read_json, sweep_names, write_json
+from orchestrator.storage import SweepStorage, read_json, storage_errors, sweep_names, write_json
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.projector import Projector
 from orchestrator.tuning import ray_running, run_trials
 from trainables.data.dataset import Dataset
 from trainables.data.open import open_dataset
-from trainables.errors import StorageError
+from trainables.errors import CortexSweepError, StorageError
 from trainables.models.weights import PretrainedWeights, save_weights
 
 
@@ -46,12 +46,17 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
     """
     options = _without_passwords(options)
     storage, plan, _, weights = planned(options, console)
-    if not storage.plan_file.exists():
-        _make(storage, plan, weights)
+    folder_is_new = not storage.root.exists()
+    new = not storage.plan_file.exists() and _make(storage, plan, weights)
     existing = load_plan(storage)
     refuse_changes(existing, plan, options)
     plan = replace(existing, profile=plan.profile)
-    return plan, execute(plan, storage, options.address, console, quiet)
+    try:
+        return plan, execute(plan, storage, options.address, console, quiet)
+    except CortexSweepError:
+        if new and not _has_started(plan):  # mended options or data may be given with the same name
+            _unmake(storage, folder_is_new)
+        raise
 
 
 def planned(options: SweepOptions, console: Console) -> tuple[SweepStorage, SweepPlan, Dataset, PretrainedWeights]:
@@ -73,22 +78,46 @@ def _without_passwords(options: SweepOptions) -> SweepOptions:
     return replace(options, ledger=ledger, tracking_uri=tracking_uri)
 
 
-def _make(storage: SweepStorage, plan: SweepPlan, weights: PretrainedWeights) -> None:
-    """Write what makes a folder a sweep, the plan last; on a full disk nothing of it stays."""
+def _make(storage: SweepStorage, plan: SweepPlan, weights: PretrainedWeights) -> bool:
+    """Write what makes a folder a sweep, the plan last; on a full disk nothing of it stays.
+
+    Returns:
+        Whether it was this process that made it.
+    """
     new = not storage.root.exists()
     with only_one(storage.driver_lock):
         if storage.plan_file.exists():  # another process was faster
-            return
+            return False
         try:
             storage.create()
             save_weights(weights, storage.weights_file)
             open_storage(plan.ledger)
             if not storage.plan_file.exists():  # nor, meanwhile, one on another machine
                 write_plan(storage, plan)
+                return True
+            return False
         except BaseException:
             if new and storage.is_local:
                 shutil.rmtree(str(storage.root), ignore_errors=True)
             raise
+
+
+def _has_started(plan: SweepPlan) -> bool:
+    """Whether any trial is in the ledger; a ledger that cannot be read now may hold some."""
+    try:
+        ledger = Ledger(plan)
+        return any(ledger.study_records(key) for key in plan.studies)
+    except StorageError:
+        return True
+
+
+def _unmake(storage: SweepStorage, folder_is_new: bool) -> None:
+    """Take back what `_make` wrote; studies without trials may stay in a database, under an id that nobody has."""
+    with storage_errors(storage.root, "delete"):
+        storage.plan_file.unlink()
+        storage.weights_file.unlink()
+    if storage.is_local and folder_is_new:  # otherwise somebody else's files may lie there
+        shutil.rmtree(str(storage.root), ignore_errors=True)
 
 
 def resume(
