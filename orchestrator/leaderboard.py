@@ -33,6 +33,8 @@ class Row:
     """Mean Pearson r over voxels on validation stimuli."""
     readout_layer: str | None
     layer_cutoff: str | None
+    objective: str | None
+    """What a contrastive method minimises: ``info_nce``, or ``info_nce+mse`` with a squared error beside it."""
     temperature: float | None
     learning_rate: float | None
     epoch: int | None
@@ -86,6 +88,7 @@ def _row(
         val_r=best.value if best else None,
         readout_layer=best.details.get("readout_layer") if best else None,
         layer_cutoff=config["layer_cutoff"] if tuned else None,
+        objective=_objective(config) if tuned and key.method != "regression" else None,
         temperature=config["temperature"] if tuned and key.method != "regression" else None,
         learning_rate=config["learning_rate"] if tuned else None,
         epoch=best.details.get("best_epoch") if best else None,
@@ -93,6 +96,10 @@ def _row(
         best_of_target=first and best is not None and ledger.plan.protocol == NESTED,
         test_r=tests.get(best.uid) if best else None,
     )
+
+
+def _objective(config: dict[str, Any]) -> str:
+    return str(config["objective"]) + ("+mse" if config["mse_weight"] else "")
 
 
 def _test_scores(storage: SweepStorage) -> dict[str, float]:
@@ -121,6 +128,9 @@ def leaderboard_table(rows: list[Row], width: int) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("readout", no_wrap=True)
     table.add_column("cutoff", no_wrap=True)
+    searched = len({row.objective for row in rows if row.objective}) > 1
+    if searched:
+        table.add_column("objective", no_wrap=True)
     table.add_column("temp.", justify="right", no_wrap=True)
     show_rate = not (narrow and tested)
     if show_rate:
@@ -135,7 +145,9 @@ def leaderboard_table(rows: list[Row], width: int) -> Table:
         gain = None if row.val_r is None or row.untuned_r is None else row.val_r - row.untuned_r
         cells = [row.label, row.method, _number(row.val_r, ".3f"), _number(gain, "+.3f")]
         cells += [_number(row.test_r, ".3f")] if tested else []
-        cells += [row.readout_layer or "–", row.layer_cutoff or "–", _number(row.temperature, ".2g")]
+        cells += [row.readout_layer or "–", row.layer_cutoff or "–"]
+        cells += [row.objective or "–"] if searched else []
+        cells += [_number(row.temperature, ".2g")]
         cells += [_number(row.learning_rate, ".1e")] if show_rate else []
         if wide:
             cells += [

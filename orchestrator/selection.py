@@ -154,8 +154,9 @@ def select(name: str, storage_uri: str, tasks: TaskRunner) -> list[dict[str, Any
     write_json(storage.selection_file, [asdict(selected) for selected in chosen])
     if not tasks.quiet:
         champions = sum(model.selected.champion for model in models)
+        how = " by validation score" if ledger.plan.protocol == NESTED else ", the one trial of each study"
         tasks.console.print(
-            f"{len(chosen)} models selected by validation score, {champions} with the alias `champion`.",
+            f"{len(chosen)} models selected{how}, {champions} with the alias `champion`.",
             soft_wrap=True,
         )
     return [asdict(selected) for selected in chosen]
@@ -168,7 +169,10 @@ def read_selection(storage: SweepStorage) -> list[Selected]:
         StorageError: nothing was selected yet.
     """
     if not storage.selection_file.exists():
-        raise StorageError(f"nothing is selected in sweep {storage.name}; run `sweep.py select {storage.name}` first")
+        raise StorageError(
+            f"nothing is selected in sweep {storage.name}; run `sweep.py select {storage.name} --storage "
+            f"{storage.base}` first"
+        )
     return [Selected(**entry) for entry in read_json(storage.selection_file)]
 
 

@@ -30,6 +30,7 @@ LEADERBOARD = (
     ("best_of_target", "best of target", ""),
     ("readout_layer", "readout layer", ""),
     ("layer_cutoff", "layer cutoff", ""),
+    ("objective", "objective", ""),
     ("temperature", "temperature", ".3g"),
     ("learning_rate", "learning rate", ".2e"),
     ("epoch", "epoch", ""),

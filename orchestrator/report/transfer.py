@@ -37,7 +37,7 @@ def transfer_section(results: Results) -> Section:
     missing: tuple[str, ...] = ()
     if outside:
         pictures.append(_external_picture(outside))
-        tables.append(_table(results, "transfer_external", "Transfer to other data sets", outside))
+        tables.append(_table(results, "transfer_external", "Transfer to other data sets", outside, external=True))
     else:
         missing = ("No external data set was evaluated; `python sweep.py evaluate --help` tells how to name one.",)
     lead = (
@@ -128,7 +128,7 @@ def _external_picture(rows: Sequence[Row]) -> Picture:
     )
 
 
-def _table(results: Results, name: str, title: str, rows: Sequence[Row]) -> Table:
+def _table(results: Results, name: str, title: str, rows: Sequence[Row], external: bool = False) -> Table:
     groups = grouped(
         rows,
         lambda row: (row["method"], row["roi_group"], row["source"], row["dataset"], row["subject"], row["left_out"]),
@@ -160,4 +160,4 @@ def _table(results: Results, name: str, title: str, rows: Sequence[Row]) -> Tabl
         Column("voxels"),
     )
     note = "Means over ROIs and hemispheres, each counting once; each single one is in evaluation/transfer.json."
-    return Table(name, title, results.basis("transfer"), columns, cells, note)
+    return Table(name, title, results.basis("transfer", other_data=external), columns, cells, note)

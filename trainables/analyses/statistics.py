@@ -75,7 +75,7 @@ class PairedComparison:
 
 
 def compare_paired(
-    scores_a: ArrayLike, scores_b: ArrayLike, *, protocol: str, n_flips: int = 10_000, seed: int = 0
+    scores_a: ArrayLike, scores_b: ArrayLike, *, protocol: str = "not given", n_flips: int = 10_000, seed: int = 0
 ) -> PairedComparison:
     """Compare two methods by the scores that they gave for the same subjects.
 
