@@ -114,8 +114,8 @@ def estimate_and_print(options: SweepOptions, machine: str | None, throughput: f
             f"--machine {where.name} needs --throughput, the pictures per second that a slot tunes there: run a trial, "
             "MLflow shows it as train/images_per_second"
         )
-    if throughput is not None and not (math.isfinite(throughput) and throughput > 0):
-        raise ConfigError(f"--throughput is {throughput}; expected pictures per second, a number above 0")
+    if throughput is not None and not math.isfinite(throughput):
+        raise ConfigError(f"--throughput is {throughput}; expected pictures per second")
     if throughput is None:
         console.print("Measuring the speed of this machine …")
         speed = measure_speed(weights, plan.cutoffs[-1], plan.batch_size)

@@ -130,6 +130,22 @@ def test_name_and_demo_flag_come_from_the_description(tmp_path: Path) -> None:
         open_algonauts(root)
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("My data (2024)", "My-data-2024"), (".hidden", "hidden"), ("données", "donn-es"), ("§", "data")],
+)
+def test_a_folders_name_becomes_one_that_models_may_have(tmp_path: Path, folder: str, name: str) -> None:
+    assert open_algonauts(write_challenge(tmp_path / folder)).name == name
+
+
+@pytest.mark.parametrize("given", ["my lab", "../lab", "a/b", "-lab", 7, ["lab"]])
+def test_a_name_that_models_may_not_have_is_refused(tmp_path: Path, given: object) -> None:
+    root = write_challenge(tmp_path / "lab")
+    (root / "dataset.json").write_text(json.dumps({"name": given}))
+    with pytest.raises(DataError, match=r"dataset\.json names the data set .*; expected letters, digits"):
+        open_algonauts(root)
+
+
 def test_wrong_roots(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         open_algonauts(tmp_path / "nowhere")

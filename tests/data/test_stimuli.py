@@ -15,14 +15,26 @@ import torch
 from PIL import Image
 from upath import UPath
 
+from tests.data.helpers import write_challenge
 from tests.data.processes import decode_at_once, decode_with_little_room, hang_half_way
 from trainables.data import decoding
+from trainables.data.algonauts import open_algonauts
 from trainables.data.decoding import BLOCK, decode_image
 from trainables.data.files import FaultyFileError
-from trainables.data.stimuli import decode_stimuli
+from trainables.data.stimuli import decode_stimuli, require_one_picture_per_id
 from trainables.errors import DataError, StorageError
 
 SPAWN = multiprocessing.get_context("spawn")
+
+
+def test_an_id_means_one_picture(tmp_path: Path) -> None:
+    root = write_challenge(tmp_path, ids=(7, 8, 7, 9))
+    stimuli = np.stack([np.full((2, 2, 3), value, np.uint8) for value in (1, 2, 1, 3)])
+    require_one_picture_per_id(open_algonauts(root).subject("subj01"), stimuli)  # shown twice
+    stimuli[2] = 4
+    with pytest.raises(FaultyFileError, match=r"another picture than .*train-0001_.* same id 7") as caught:
+        require_one_picture_per_id(open_algonauts(root).subject("subj01"), stimuli)
+    assert "train-0003" in caught.value.file
 
 
 def write_pictures(folder: Path, n: int, side: int = 40) -> list[UPath]:

@@ -10,6 +10,8 @@ from trainables.data.generic import open_generic
 from trainables.data.generic_toml import DESCRIPTION_FILE
 from trainables.data.nod import open_nod
 from trainables.data.nod_layout import CIFTIFY
+from trainables.errors import DataError
+from trainables.remote import is_local
 
 
 def open_dataset(root: str | os.PathLike[str]) -> Dataset:
@@ -24,6 +26,8 @@ def open_dataset(root: str | os.PathLike[str]) -> Dataset:
     """
     place = locate(root)
     with reaching(place):
+        if is_local(place) and place.is_file():
+            raise DataError(f"data set {place} is a file; expected the folder that holds a data set")
         if (place / DESCRIPTION_FILE).exists():
             return open_generic(str(place))
         if (place / CIFTIFY).exists():
