@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from orchestrator.planning import SweepOptions, make_plan, refuse_changes
 from orchestrator.preparation import prepare_data, prepare_weights
 from orchestrator.progress import SweepProgress
 from orchestrator.storage import SweepStorage, read_json, storage_errors, sweep_names, write_json
-from orchestrator.tracking.projection import Projection
+from orchestrator.tracking.projection import Projection, withdraw_experiment
 from orchestrator.tracking.projector import Projector
 from orchestrator.tuning import ray_running, run_trials
 from trainables.data.dataset import Dataset
@@ -55,7 +56,7 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
         return plan, execute(plan, storage, options.address, console, quiet)
     except CortexSweepError:
         if new and not _has_started(plan):  # mended options or data may be given with the same name
-            _unmake(storage, folder_is_new)
+            _unmake(storage, plan, folder_is_new)
         raise
 
 
@@ -111,8 +112,10 @@ def _has_started(plan: SweepPlan) -> bool:
         return True
 
 
-def _unmake(storage: SweepStorage, folder_is_new: bool) -> None:
+def _unmake(storage: SweepStorage, plan: SweepPlan, folder_is_new: bool) -> None:
     """Take back what `_make` wrote; studies without trials may stay in a database, under an id that nobody has."""
+    with suppress(StorageError):  # MLflow that is away tells the next run, if it kept the name
+        withdraw_experiment(plan)
     with storage_errors(storage.root, "delete"):
         storage.plan_file.unlink()
         storage.weights_file.unlink()

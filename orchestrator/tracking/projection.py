@@ -64,6 +64,20 @@ def study_tags(plan: SweepPlan, key: StudyKey) -> dict[str, str]:
     }
 
 
+def withdraw_experiment(plan: SweepPlan) -> None:
+    """Free the name of a sweep that came to no trial; MLflow keeps the names of experiments that are merely deleted.
+
+    Raises:
+        StorageError: MLflow cannot be reached.
+    """
+    client = connect(plan.tracking_uri)
+    with tracking_errors(plan.tracking_uri):
+        experiment = client.get_experiment_by_name(plan.name)
+        if experiment and experiment.tags.get("sweep.id") == plan.sweep_id:
+            client.rename_experiment(experiment.experiment_id, f"{plan.name} (withdrawn {plan.sweep_id})")
+            client.delete_experiment(experiment.experiment_id)
+
+
 class Projection:
     """Writes a sweep's ledger to MLflow."""
 
