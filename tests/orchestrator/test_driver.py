@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.driver import mend_journal, sole_driver
+from orchestrator.driver import is_driven, mend_journal, sole_driver
 from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan
 from tests.orchestrator.plans import V1_CONTRASTIVE, complete, open_ledger, small_plan
@@ -139,3 +139,13 @@ def test_lock_is_released_after_an_error(tmp_path: Path) -> None:
         raise RuntimeError("inside")
     with sole_driver(lock, ledger, "an-id"):
         pass
+
+
+def test_whether_somebody_drives_a_sweep_can_be_asked(plan: SweepPlan, tmp_path: Path) -> None:
+    lock = tmp_path / "driver.lock"
+    assert not is_driven(lock)
+    assert not lock.exists()
+    run_one(plan, 0.5)
+    with sole_driver(lock, plan.ledger, "an-id"):
+        assert is_driven(lock)
+    assert not is_driven(lock)

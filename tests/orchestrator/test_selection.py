@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.leaderboard import leaderboard
+from orchestrator.leaderboard import leaderboard, leaderboard_table
 from orchestrator.ledger import Ledger
 from orchestrator.plan import StudyKey, SweepPlan
 from orchestrator.selection import choose
-from orchestrator.status import seconds_left
+from orchestrator.status import seconds_left, status_lines
 from orchestrator.storage import SweepStorage, write_json
 from tests.orchestrator.plans import (
     EBA,
@@ -127,6 +128,31 @@ def test_leaderboard_shows_the_parameters_that_a_method_has(plan: SweepPlan, tmp
     assert (rows["contrastive"].temperature, rows["contrastive"].learning_rate) == (0.3, 1e-4)
     assert (rows["regression"].temperature, rows["regression"].learning_rate) == (None, 1e-4)
     assert (rows["untuned"].layer_cutoff, rows["untuned"].learning_rate) == (None, None)
+
+
+def test_leaderboard_names_objectives_where_they_differ(plan: SweepPlan, tmp_path: Path) -> None:
+    ledger = open_ledger(plan)
+    for key in (V1_UNTUNED, V1_CONTRASTIVE, V1_REGRESSION):
+        score(ledger, key, 0.2)
+    rows = board(plan, tmp_path)
+    assert {row.method: row.objective for row in rows[:3]} == {
+        "contrastive": "info_nce",
+        "regression": None,
+        "untuned": None,
+    }
+    assert "objective" not in [column.header for column in leaderboard_table(rows, 100).columns]
+    mixed = [replace(rows[0], objective="sigmoid+mse"), replace(rows[1], objective="info_nce")]
+    (column,) = [column for column in leaderboard_table(mixed, 100).columns if column.header == "objective"]
+    assert [str(cell) for cell in column.cells] == ["sigmoid+mse", "info_nce"]
+
+
+@pytest.mark.parametrize(
+    ("driven", "outlook"), [(True, "none ended in the last hour"), (False, "nobody runs it on this machine, `")]
+)
+def test_status_says_whether_somebody_runs_the_sweep(plan: SweepPlan, driven: bool, outlook: str) -> None:
+    *_, sentence = status_lines(open_ledger(plan), "results", driven)
+    assert outlook in str(sentence)
+    assert ("resume small --storage results" in str(sentence)) != driven
 
 
 def test_time_left_follows_the_pace(plan: SweepPlan) -> None:

@@ -177,6 +177,30 @@ def test_own_space_that_is_none_is_told(tmp_path: Path, content: str | None, sen
         read_space(str(path))
 
 
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"trials": "many"}, "trials 'many'; expected a whole number of at least 1"),
+        ({"trials": True}, "trials True"),
+        ({"epochs": 0}, "epochs 0"),
+        ({"epochs": 2.5}, "epochs 2.5"),
+        ({"batch_size": 1}, "batch_size 1; expected a whole number of at least 2"),
+        ({"methods": "contrastive"}, "methods 'contrastive'; expected a tuple of names"),
+        ({"rois": (1,)}, r"rois \(1,\)"),
+        ({"deepest_cutoff": 5}, "deepest_cutoff 5; expected a text"),
+        ({"suggest": {"contrastive": "wide"}}, "expected a function for each method"),
+        ({"first": {"contrastive": 3}}, "expected a mapping of values for each method"),
+        ({"epoch_factors": {"regression": float("nan")}}, "expected a number above 0 for each method"),
+        ({"trial_limits": {"pooled-avg": "1"}}, "expected a whole number for each method"),
+        ({"searched": "no"}, "searched 'no'; expected True or False"),
+    ],
+    ids=str,
+)
+def test_field_of_another_kind_is_told(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        Space("mine", **values)
+
+
 def test_a_method_can_have_fewer_trials_than_the_sweep() -> None:
     space = Space("", methods=("untuned", "contrastive", "pooled-avg"), trial_limits={"pooled-avg": 2})
     assert [space.trials_of(method, 5) for method in space.methods] == [1, 5, 2]

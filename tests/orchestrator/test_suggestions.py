@@ -1,0 +1,64 @@
+"""Own spaces that start well and would fail with the first trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.planning import SweepOptions, make_plan
+from orchestrator.storage import SweepStorage
+from trainables.data.algonauts import AlgonautsDataset
+from trainables.errors import ConfigError
+from trainables.models.weights import PretrainedWeights, load_weights
+
+HEAD = """
+from search_spaces import Space
+from search_spaces.methods import contrastive
+
+def wide(trial, cutoffs):
+    values = contrastive(trial, cutoffs)
+    {body}
+
+SPACE = Space("mine", methods=("contrastive",), rois=("V1v",), trials=2, epochs=4, {fields})
+"""
+SUGGEST = 'suggest={"contrastive": wide}'
+
+
+@pytest.fixture(scope="module")
+def weights() -> PretrainedWeights:
+    return load_weights("random")
+
+
+def plan_of(tmp_path: Path, demo: AlgonautsDataset, weights: PretrainedWeights, text: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    options = SweepOptions(data=str(demo.root), name="x", storage=str(tmp_path), space=str(path))
+    make_plan(options, SweepStorage(str(tmp_path), "x"), demo, weights)
+
+
+@pytest.mark.parametrize(
+    ("body", "fields", "sentence"),
+    [
+        ("return {**values, 'colour': 1}", SUGGEST, "fails with TypeError: .*colour"),
+        ("return {**values, 'temperature': -1.0}", SUGGEST, "makes no trial: .*temperature"),
+        ("return None", SUGGEST, "fails with TypeError"),
+        ("1 / 0", SUGGEST, "fails with ZeroDivisionError"),
+        (
+            "return values",
+            'first={"contrastive": {"temprature": 0.1}}',
+            "does not hold 'temprature'",
+        ),
+        ("return values", 'deepest_cutoff="features.99"', "deepest_cutoff 'features.99'; expected .*features.2"),
+    ],
+)
+def test_fault_of_an_own_space_is_told_before_anything_is_made(
+    tmp_path: Path, demo: AlgonautsDataset, weights: PretrainedWeights, body: str, fields: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        plan_of(tmp_path, demo, weights, HEAD.format(body=body, fields=fields))
+
+
+def test_sound_own_space_makes_a_plan(tmp_path: Path, demo: AlgonautsDataset, weights: PretrainedWeights) -> None:
+    fields = SUGGEST + ', first={"contrastive": {"temperature": 0.1}}, deepest_cutoff="features.5"'
+    plan_of(tmp_path, demo, weights, HEAD.format(body="return values", fields=fields))
