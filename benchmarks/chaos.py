@@ -1,11 +1,12 @@
 """Kills parts of a running sweep with SIGKILL, many times over, and counts what was lost.
 
-    python benchmarks/chaos.py [--kills 50] [--seed 0]
+    python benchmarks/chaos.py [--kills 50] [--seed 0] [--keep FOLDER]
 
 Each time a part is chosen at random, at a random moment: the driver with all that runs on its machine, a Ray Train
 worker, its controller, a slot's coordinator or its mailbox, the raylet, the GCS. A driver that ends is started again by
 `resume`. After every kill the trials that had ended are compared with what they were; at the end the ledger is compared
 with the plan and with MLflow. Prints a table; exits with 1 if a trial was lost, changed, counted twice or left running.
+With --keep, a sweep in which nothing happens any more is left as it is, running, to be looked at.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +68,7 @@ class Chaos:
         self.trials = trials
         self.tallies = {part: Tally() for part in PARTS}
         self.starts = 0
+        self.last = "nothing"
         self.driver = self._start()
 
     def _start(self) -> Driver:
@@ -110,6 +112,7 @@ class Chaos:
         part = self._kill()
         if part is None:
             return self.keep_running()
+        self.last = f"{part} at {time.strftime('%H:%M:%S')}"
         tally, started = self.tallies[part], time.monotonic()
         tally.killed += 1
         starts = self.starts
@@ -128,7 +131,10 @@ class Chaos:
             if not self.keep_running():
                 return False
             if time.monotonic() > deadline:
-                raise RuntimeError(f"nothing happened for {PATIENCE_SECONDS:.0f} s; see {self.driver.log}")
+                raise RuntimeError(
+                    f"nothing happened for {PATIENCE_SECONDS:.0f} s; killed last: {self.last}; see {self.driver.log}, "
+                    f"process {self.driver.process.pid}"
+                )
             time.sleep(0.2)
         return True
 
@@ -187,27 +193,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="a new folder that stays, with every driver's log")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with nullcontext(asked.keep) if asked.keep else tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("SWEEP_CACHE_DIR", f"{folder}/cache")
         # Two trials may end before the next kill; enough are left for the last one.
         chaos = Chaos(Path(folder), trials=4 * asked.kills + 4, rng=random.Random(asked.seed))
         try:
-            for number in range(asked.kills):
-                if not chaos.kill_one():
-                    print(f"the sweep ended after {number} kills; it needs more trials")
-                    break
-                print(f"kill {number + 1} of {asked.kills}: {len(chaos.ended())} trials have ended", flush=True)
-            wrong = chaos.finish()
-        finally:
-            if chaos.driver.process.poll() is None:
+            wrong = cause(chaos, asked.kills)
+        except BaseException:
+            if not asked.keep:
                 chaos.driver.kill()
-        print_table(chaos)
+            raise
+    print_table(chaos)
     tallies = chaos.tallies.values()
     wrong += [f"{sum(t.lost for t in tallies)} trials lost"] if any(t.lost for t in tallies) else []
     wrong += [f"{sum(t.duplicated for t in tallies)} trials twice"] if any(t.duplicated for t in tallies) else []
     print("; ".join(wrong) or "nothing lost, nothing counted twice")
     return 1 if wrong else 0
+
+
+def cause(chaos: Chaos, kills: int) -> list[str]:
+    """Kill so many times; what is wrong in the end."""
+    for number in range(kills):
+        if not chaos.kill_one():
+            print(f"the sweep ended after {number} kills; it needs more trials")
+            break
+        print(f"kill {number + 1} of {kills}: {chaos.last}; {len(chaos.ended())} trials have ended", flush=True)
+    return chaos.finish()
 
 
 if __name__ == "__main__":
