@@ -130,6 +130,8 @@ ERRORS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "missing mapping": (_unlink(MAPPING), MAPPING, "missing"),
     "short mask": (_change(MASK, lambda a: a[:-1]), MASK, "the shape is"),
     "fraction in a mask": (_set(MASK, 3, 0.5), MASK, "whole numbers"),
+    "infinity in a mask": (_set(MASK, 3, np.inf), MASK, "whole numbers"),
+    "NaN in a mask": (_set(MASK, 3, np.nan), MASK, "whole numbers"),
     "label without name": (_set(MASK, 3, 9), MASK, "label 9 has no name"),
     "torn mask": (_cut(MASK, 3), MASK, "not a whole .npy array"),
     "torn mapping": (_cut(MAPPING, 3), MAPPING, "not a readable mapping"),
@@ -180,6 +182,17 @@ def test_each_doubt_is_a_warning(demo_copy: Path, name: str) -> None:
     damage(demo_copy)
     found = [fault for fault in faults_of(demo_copy) if fault.severity == "warning"]
     assert [problem in fault.problem for fault in found] == [True]
+
+
+def test_mask_on_the_average_surface_alone_is_told(demo_copy: Path) -> None:
+    for path in (demo_copy / HOME / "roi_masks").glob("*streams*"):
+        if "fsaverage" not in path.name:
+            path.unlink()
+    (fault,) = faults_of(demo_copy)
+    assert "the challenge-space one does" in fault.remedy
+    _remove_streams(demo_copy)
+    (fault,) = faults_of(demo_copy)
+    assert "challenge-space" not in fault.remedy
 
 
 def test_all_faults_are_found_at_once(demo_copy: Path) -> None:

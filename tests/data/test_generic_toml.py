@@ -43,6 +43,7 @@ def test_lists_of_stimuli(tmp_path: Path, text: str, names: list[str], ids: list
         ("file,id\n", "lists no stimulus"),
         ("0.png,1\n1.png\n", "some lines have an id and some do not"),
         ("0.png,1,2\n", "more than two columns"),
+        ("file;id\n0.png;1\n1.png;2\n2.png;3\n", "columns stand apart by ';'"),
         ("0.png,-1\n", "the id of 0.png is '-1'"),
         ("0.png,9223372036854775808\n", "expected a whole number from 0"),
         ("../secret.png\n", "is not one below this folder"),

@@ -39,7 +39,8 @@ def check_mask(array: NDArray[Any], path: UPath, n_vertices: int) -> NDArray[np.
     if array.shape != (n_vertices,):
         problem = f"the shape is {array.shape}; expected ({n_vertices},), a label per column of the responses"
         raise FaultyFileError(path, problem, "use the challenge-space mask of this subject and hemisphere")
-    if array.dtype.kind not in "biuf" or not np.array_equal(array, np.floor(array)) or (array < 0).any():
+    whole = array.dtype.kind in "biuf" and bool(np.isfinite(array).all()) and np.array_equal(array, np.floor(array))
+    if not whole or (array < 0).any():
         problem = f"values of type {array.dtype} that are not whole numbers of at least 0"
         raise FaultyFileError(path, problem, "write the labels of the mapping file as numbers")
     return array.astype(np.int64)

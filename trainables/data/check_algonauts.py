@@ -61,7 +61,10 @@ def _check_mappings(subject: Subject, faults: FaultList) -> dict[str, dict[int, 
     for mask in MASKS:
         path = subject.files.mapping(mask)
         if not subject.files.has_mask(mask):
-            absent = FaultyFileError(path, f"there is no mask {mask}", "its ROIs are left out of every sweep")
+            remedy = "its ROIs are left out of every sweep"
+            if any(subject.files.fsaverage_mask(hemisphere, mask).exists() for hemisphere in HEMISPHERES):
+                remedy += "; the one on the average surface does not tell its voxels, the challenge-space one does"
+            absent = FaultyFileError(path, f"there is no mask {mask}", remedy)
             faults.add(WARNING, subject.name, absent)
             continue
         with faults.of(subject.name):

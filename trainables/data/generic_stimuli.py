@@ -97,6 +97,8 @@ def _in_list(files: GenericFiles, path: UPath) -> list[ListedStimulus]:
         rows = rows[1:]
     if not rows:
         raise FaultyFileError(path, "it lists no stimulus", "write a file name, and optionally ',' and an id, per line")
+    if rows and all(len(row) == 1 and row[0].count(";") == 1 for row in rows):
+        raise FaultyFileError(path, f"its columns stand apart by ';' ({rows[0][0]!r})", "write 'file,id' in each line")
     with_id = {len(row) > 1 and bool(row[1]) for row in rows}
     if len(with_id) > 1 or max(map(len, rows)) > 2:
         problem = "some lines have an id and some do not, or a line has more than two columns"
