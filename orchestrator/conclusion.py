@@ -11,6 +11,7 @@ from orchestrator.evaluation import EvaluationOptions, evaluate, evaluation_tabl
 from orchestrator.hints import command
 from orchestrator.launch import Outcome
 from orchestrator.leaderboard import studies_without_score
+from orchestrator.node_watch import INTERRUPTED
 from orchestrator.passwords import without_password
 from orchestrator.plan import SweepPlan
 from orchestrator.printing import print_leaderboard
@@ -19,7 +20,6 @@ from orchestrator.storage import SweepStorage
 from orchestrator.tasks import TaskRunner
 
 STUDIES_WITHOUT_SCORE = 3
-INTERRUPTED = 130
 
 Launch = Callable[[Console, bool], tuple[SweepPlan, Outcome]]
 """Runs the trials, quietly or not, and says how that ended."""

@@ -20,11 +20,12 @@ from ray.tune import TuneError
 
 from cluster.profiles import COORDINATOR_CPUS, Profile
 from orchestrator.ledger import Ledger, OpenTrial
-from orchestrator.node_watch import node_watched
+from orchestrator.node_watch import asked_to_end, node_watched
 from orchestrator.passwords import not_inherited
 from orchestrator.plan import StudyKey
 from orchestrator.progress import SweepProgress
 from orchestrator.pruning import StudyPruning
+from orchestrator.reclaim import abandoned_reclaimed
 from orchestrator.search import StudySearch
 from orchestrator.slot import Slot
 from orchestrator.storage import SweepStorage, ray_storage, storage_errors
@@ -115,7 +116,7 @@ def run_trials(
         return True
     tuner = _tuner(search, storage, min(slots, search.left), warm)
     try:
-        with terminations_as_interrupts():
+        with terminations_as_interrupts(), abandoned_reclaimed():
             tuner.fit()
     except TuneError:
         if search.failure is None:
@@ -180,7 +181,12 @@ def forget_old_snapshots(storage: SweepStorage, ledger: Ledger) -> None:
 @contextmanager
 def terminations_as_interrupts() -> Iterator[None]:
     """Let SIGTERM (what batch systems send) end a sweep as Ctrl-C does: Tune ends cleanly on SIGUSR1 too."""
-    former = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+
+    def end(*_: object) -> None:
+        asked_to_end.set()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    former = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:

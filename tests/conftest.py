@@ -22,6 +22,7 @@ STARTS_RAY = (
     "test_failing_store.py",
     "test_faults.py",
     "test_published.py",
+    "test_reclaim.py",
     "test_science.py",
     "test_slot.py",
     "test_spot_watcher.py",

@@ -133,6 +133,24 @@ def test_batch_systems_signal_ends_a_sweep_like_ctrl_c(command: list[str], tmp_p
 
 
 @pytest.mark.long
+def test_signal_to_every_process_is_no_error_and_loses_nothing(command: list[str], tmp_path: Path) -> None:
+    hurt = Sweep(tmp_path)
+    with driver(tmp_path / "run.log", *command, "--methods=untuned,contrastive", "--trials=1", "--epochs=15") as run:
+        run.wait_until(lambda: bool(run.workers() and hurt.midway()), "a trial was midway")
+        os.killpg(run.process.pid, signal.SIGTERM)  # as `timeout` does
+        assert run.wait(120) == 130, run.log.read_text()
+    said = run.log.read_text()
+    assert "nterrupted" in said
+    assert "resume" in said
+    assert "error" not in said.lower(), said
+    interrupted = hurt.records()
+    with driver(*hurt.resume("last.log")) as run:
+        assert run.wait() == 0, run.log.read_text()
+    assert_went_on(interrupted, hurt.records())
+    assert_whole(hurt)
+
+
+@pytest.mark.long
 def test_sweep_survives_the_death_of_its_machine_and_of_a_worker(command: list[str], tmp_path: Path) -> None:
     hurt = Sweep(tmp_path)
     with driver(tmp_path / "run.log", *command, "--methods=untuned,contrastive", "--trials=3", "--epochs=18") as run:

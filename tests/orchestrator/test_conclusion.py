@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.conclusion import INTERRUPTED, STUDIES_WITHOUT_SCORE, Launch, run_to_the_end
+from orchestrator.conclusion import STUDIES_WITHOUT_SCORE, Launch, run_to_the_end
 from orchestrator.launch import Outcome
+from orchestrator.node_watch import INTERRUPTED
 from orchestrator.plan import SweepPlan
 from tests.orchestrator.report_results import Maker, Size
 
