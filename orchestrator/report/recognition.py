@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from orchestrator.information_evaluation import why_no_information
 from orchestrator.report.drawing import dots_height, draw, mark_value, method_series, other_series, paint_dots
 from orchestrator.report.grouping import difference, groups_of, mean, methods_of, values_by
 from orchestrator.report.parts import Cell, Column, Picture, Section, Table
@@ -95,8 +96,8 @@ def information_section(results: Results) -> Section:
     rows = results.rows("information")
     if not rows:
         embeds = any(method == "contrastive" or method.startswith("pooled-") for method in results.plan.methods)
-        nothing = "Only contrastive and pooled networks embed responses beside pictures; this sweep tunes none."
-        return Section("information", title, missing=(results.command("information") if embeds else nothing,))
+        reason = results.command("information") if embeds else why_no_information(results.plan)
+        return Section("information", title, missing=(reason,))
     lead = (
         "A lower bound of the information that a network's embedding of a picture and of the response to it share, and "
         "how often the right picture (or response) is the nearest, or among the five nearest, of all test stimuli."

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.information_evaluation import why_no_information
 from orchestrator.launch import open_sweep
 from orchestrator.leaderboard import Row, leaderboard
 from orchestrator.ledger import Ledger
@@ -74,7 +75,7 @@ class Results:
     def command(self, evaluation: str, options: str = "") -> str:
         """The sentence about an evaluation that was not made; ``options`` are further ones of the command."""
         if evaluation == "information" and self.plan.protocol in PUBLISHED:
-            return f"Not to be had under {self.plan.protocol}: its temperature is chosen on validation stimuli."
+            return why_no_information(self.plan)
         place = f"--storage {shlex.quote(self.storage_uri)}"
         first = "" if self.selected else f"`python sweep.py select {self.plan.name} {place}` and then "
         options = options or (" --labelled DIR" if evaluation in ON_LABELLED else "")
