@@ -81,7 +81,9 @@ def leaderboard_section(results: Results) -> Section:
 
 
 def _validation_picture(results: Results, scored: Sequence[Row]) -> Picture:
-    plain = [{"target": row.target, "method": row.method, "r": row.val_r} for row in scored]
+    partial = {key.name for key in results.partial_pools.values()}
+    whole = [row for row in scored if f"{row.target}/{row.method}" not in partial]
+    plain = [{"target": row.target, "method": row.method, "r": row.val_r} for row in whole]
     rows = with_target_parts(plain, results.plan.roi_groups)
     labels, methods = rois_of(rows), methods_of(rows)
     series = [method_series(method, values_by(rows, method, "r", "roi")) for method in methods]

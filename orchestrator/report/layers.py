@@ -23,7 +23,7 @@ def layers_section(results: Results) -> Section:
     rows = results.rows("layers")
     if not rows:
         return Section("layers", title, missing=(results.command("layers"),))
-    own = [row for row in rows if is_own(row)]
+    own = [row for row in results.of_whole_pools(rows) if is_own(row)]
     pictures = [_layer_picture(own, method) for method in methods_of(own)]
     tables = [_layer_table(results, own)]
     abroad = _abroad(rows)

@@ -25,8 +25,9 @@ def classification_section(results: Results) -> Section:
         return Section("classification", title, missing=(results.command("classification"),))
     pictures, tables = [], []
     for name, content in sets.items():
-        if _grouped_rows(content)[0]:
-            pictures.append(_accuracy_picture(name, content))
+        drawn = {**content, "rows": results.of_whole_pools(content["rows"])}
+        if _grouped_rows(drawn)[0]:
+            pictures.append(_accuracy_picture(name, drawn))
         tables.append(_accuracy_table(results, name, content))
     lead = "Accuracy of a logistic regression on each network's features, beside the untuned network's."
     return Section("classification", title, lead, tuple(pictures), tuple(tables))
@@ -102,7 +103,8 @@ def information_section(results: Results) -> Section:
         "A lower bound of the information that a network's embedding of a picture and of the response to it share, and "
         "how often the right picture (or response) is the nearest, or among the five nearest, of all test stimuli."
     )
-    pictures = (_bits_picture(rows), *(_retrieval_picture(rows, rank) for rank in (1, 5)))
+    drawn = results.of_whole_pools(rows)
+    pictures = (_bits_picture(drawn), *(_retrieval_picture(drawn, rank) for rank in (1, 5))) if drawn else ()
     return Section("information", title, lead, pictures, (_information_table(results, rows),))
 
 

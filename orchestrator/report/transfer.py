@@ -32,11 +32,12 @@ def transfer_section(results: Results) -> Section:
         return Section("transfer", title, missing=(results.command("transfer"),))
     inside = [row for row in rows if not row["external"]]
     outside = [row for row in rows if row["external"]]
-    pictures = _pictures(inside)
+    whole = {row["network"] for row in results.of_whole_pools(rows)}
+    pictures = _pictures([row for row in inside if row["left_out"] or row["network"] in whole])
     tables = [_table(results, "transfer", "Transfer between subjects", inside)] if inside else []
     missing: tuple[str, ...] = ()
     if outside:
-        pictures.append(_external_picture(outside))
+        pictures.append(_external_picture([row for row in outside if row["network"] in whole]))
         tables.append(_table(results, "transfer_external", "Transfer to other data sets", outside, external=True))
     else:
         missing = ("No external data set was evaluated; `python sweep.py evaluate --help` tells how to name one.",)
