@@ -30,8 +30,9 @@ def layers_section(results: Results) -> Section:
     if abroad:
         pictures.append(_abroad_picture(abroad))
         tables.append(_abroad_table(results, abroad))
+    over = f"hemispheres of {results.only_subject}" if results.only_subject else "subjects and hemispheres"
     lead = (
-        "Test r of each readout layer, means over subjects and hemispheres. Tuned networks are read at the ROI that "
+        f"Test r of each readout layer, means over {over}. Tuned networks are read at the ROI that "
         "they were tuned for; the last matrix reads them at the others as well."
     )
     return Section("layers", title, lead, tuple(pictures), tuple(tables))
@@ -78,7 +79,8 @@ def _layer_table(results: Results, own: Sequence[Row]) -> Table:
         Column("test r", ".4f"),
         Column("scores averaged"),
     )
-    note = "Means over subjects and hemispheres. Choosing the best layer by its test r would be optimistic."
+    over = "hemispheres" if results.only_subject else "subjects and hemispheres"
+    note = f"Means over {over}. Choosing the best layer by its test r would be optimistic."
     return Table("layers", "Layer × ROI", results.basis("layers"), columns, rows, note)
 
 
