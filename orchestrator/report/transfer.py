@@ -7,16 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from orchestrator.report.drawing import (
-    around_zero,
-    dots_height,
-    draw,
-    heat_height,
-    method_series,
-    paint_dots,
-    paint_heat,
-)
+from orchestrator.report.drawing import dots_height, draw, method_series, paint_dots
 from orchestrator.report.grouping import grouped, groups_of, mean, methods_of, total
+from orchestrator.report.heat import around_zero, heat_height, heat_width, paint_heat
 from orchestrator.report.layers import matrix
 from orchestrator.report.parts import Column, Picture, Section, Table
 from orchestrator.report.results import Results
@@ -108,7 +101,8 @@ def _matrices(name: str, title: str, note: str, rows: Sequence[Row], kind: str, 
             axes.set(ylabel=kind, xlabel="predicts")
 
     caption = f"Transfer of {note}: means over ROIs and hemispheres."
-    return draw(name, caption, 2 * heat_height(len(labels)) + 0.6, paint)
+    height, width = 2 * heat_height(len(labels), subjects) + 0.6, heat_width(labels, subjects, letters=6)
+    return draw(name, caption, height, paint, width)
 
 
 def _external_picture(rows: Sequence[Row]) -> Picture:
