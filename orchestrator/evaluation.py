@@ -13,6 +13,7 @@ from rich.table import Table
 from orchestrator.cell_scoring import score_cells
 from orchestrator.cells import OPTIMISTIC, SHARED, Cell, CellKey
 from orchestrator.comparisons import compare_methods
+from orchestrator.information_evaluation import information_rows, why_no_information
 from orchestrator.labelled_evaluation import classify_networks, landscapes
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger
@@ -135,9 +136,11 @@ def _further(
         write_json(storage.evaluation_file("transfer"), {**head, "optimistic": optimistic, "rows": rows})
         return [rows]
     if evaluation == "information":
-        rows = _information_rows(plan, cells)
+        rows = information_rows(plan, cells)
         if rows:
             write_json(storage.evaluation_file("information"), {**head, "rows": rows})
+        else:
+            tasks.console.print(f"information: nothing to compute. {why_no_information(plan)}", soft_wrap=True)
         return [rows]
     if evaluation == "classification":
         return [classify_networks(storage, plan, networks, options.labelled, tasks, head)]
@@ -240,37 +243,6 @@ def layer_rows(plan: SweepPlan, cells: dict[CellKey, Cell]) -> list[dict[str, An
                         "n_voxels": len(known[0]),
                     }
                 )
-    return rows
-
-
-def _information_rows(plan: SweepPlan, cells: dict[CellKey, Cell]) -> list[dict[str, Any]]:
-    rows = []
-    for key, cell in cells.items():
-        found = cell.information
-        if found is None or key.network.target is None:
-            continue
-        images, responses = found["retrieval"]["images"], found["retrieval"]["responses"]
-        rows.append(
-            {
-                "network": key.network.name,
-                "trial": key.network.trial,
-                "method": key.network.method,
-                "target": key.network.target.name,
-                "subject": key.subject,
-                "roi": key.network.target.roi,
-                "roi_group": plan.roi_groups[key.network.target.roi],
-                "bits": found["bits"],
-                "limit_bits": found["upper_limit"],
-                "beta": found["beta"],
-                "n_stimuli": found["n_stimuli"],
-                "image_top1": images["top1"],
-                "image_top5": images["top5"],
-                "response_top1": responses["top1"],
-                "response_top5": responses["top5"],
-                "chance_top1": images["chance_top1"],
-                "chance_top5": images["chance_top5"],
-            }
-        )
     return rows
 
 

@@ -176,9 +176,11 @@ def improvement_lines(rows: list[Row]) -> list[str]:
             continue
         best = [row.val_r - untuned[row.target] for row in won if row.val_r is not None]
         same = [row.val_r - row.untuned_r for row in won if row.val_r is not None and row.untuned_r is not None]
+        at_same = ""  # an untuned trial may know no other layer than its best
+        if same:
+            at_same = f"{sum(same) / len(same):+.4f} at the same readout layer ({sum(d > 0 for d in same)} above), "
         lines.append(
-            f"{method} less untuned, mean validation r over {len(won)} targets: "
-            f"{sum(same) / len(same):+.4f} at the same readout layer ({sum(d > 0 for d in same)} above), "
+            f"{method} less untuned, mean validation r over {len(won)} targets: {at_same}"
             f"{sum(best) / len(best):+.4f} best layer against best layer ({sum(d > 0 for d in best)} above)"
         )
     return lines

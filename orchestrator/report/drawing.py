@@ -1,6 +1,7 @@
 """How figures look, and the few kinds that most sections use. Matplotlib's objects, none of pyplot's global state.
 
-Every figure is as wide as a telephone, so that its letters stay readable there; wide pages put several side by side.
+A figure is as wide as a telephone, so that its letters stay readable there; wide pages put several side by side. A
+matrix of many columns is wider (`orchestrator.report.heat`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from orchestrator.report.parts import Picture, file_name
 
 WIDTH_INCHES = 4.8
 DOTS_PER_INCH = 200
+MOST_DOTS = 60_000
+"""Along a side; Matplotlib draws none of 65 536."""
 ROW_INCHES = 0.34
 LONG_NAME = 14
 """Letters."""
@@ -69,14 +72,17 @@ SEQUENTIAL = "cividis"
 DIVERGING = "PuOr"
 
 
-def draw(name: str, caption: str, height: float, paint: Callable[[Figure], object]) -> Picture:
-    """A picture of ``height`` inches, drawn by ``paint``."""
+def draw(
+    name: str, caption: str, height: float, paint: Callable[[Figure], object], width: float = WIDTH_INCHES
+) -> Picture:
+    """A picture of ``height`` × ``width`` inches, drawn by ``paint``."""
+    dots = min(DOTS_PER_INCH, MOST_DOTS / max(height, width))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=dots, layout="constrained")
         canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
         paint(figure)
         canvas.draw()
-        return Picture(file_name(name), caption, _png(np.asarray(canvas.buffer_rgba())))
+        return Picture(file_name(name), caption, _png(np.asarray(canvas.buffer_rgba())), width / WIDTH_INCHES)
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
@@ -156,6 +162,16 @@ def paint_dots(
     return axes
 
 
+def cloud_look(n: int, largest: float = 40) -> tuple[float, float]:
+    """Size in points² and opacity of each of ``n`` marks: few can be seen one by one, many do not run together.
+
+    The ink grows with the square root of ``n``, up to ``largest`` for each.
+    """
+    size = float(np.clip(180 / np.sqrt(max(n, 1)), 2.5, largest))
+    alpha = float(np.clip(2.2 / max(n, 1) ** 0.25, 0.25, 0.85))
+    return size, alpha
+
+
 def mark_value(axes: Axes, value: float, word: str, linestyle: str = "-", zorder: float = 2) -> None:
     """A vertical line with a word above it."""
     axes.axvline(value, color="#222222", linewidth=0.9, linestyle=linestyle, zorder=zorder)
@@ -167,8 +183,9 @@ def _paint_row(axes: Axes, height: float, one: Series, label: str) -> None:
     if not len(values):
         return
     if len(values) > 1:
+        size, alpha = cloud_look(len(values), largest=11)
         heights = np.full(len(values), height)
-        axes.scatter(values, heights, s=9, color=one.colour, alpha=0.35, linewidths=0, marker=one.marker)
+        axes.scatter(values, heights, s=size, color=one.colour, alpha=alpha / 2, linewidths=0, marker=one.marker)
     interval = one.intervals.get(label)
     if interval is not None:
         axes.plot(interval, [height, height], color=one.colour, linewidth=1.6, solid_capstyle="butt")
@@ -195,64 +212,7 @@ def name_methods(figure: Figure, marks: Sequence[tuple[str, str, str]]) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)))
 
 
-def heat_height(n_rows: int) -> float:
-    """Inches that one `paint_heat` needs."""
-    return 1.25 + 0.3 * n_rows
-
-
-def paint_heat(
-    figure: Figure,
-    axes: Axes,
-    values: NDArray[np.float64],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    unit: str,
-    form: str,
-    limits: tuple[float, float],
-    diverging: bool = False,
-) -> None:
-    """A matrix as colours with its numbers.
-
-    Args:
-        figure: that of ``axes``.
-        axes: empty.
-        values: ``[n_rows, n_columns]``, NaN where there is none.
-        rows: labels.
-        columns: labels.
-        unit: of the colour bar.
-        form: format of the numbers.
-        limits: of the colours.
-        diverging: colours that part at the middle of the limits.
-    """
-    colours = mpl.colormaps[DIVERGING if diverging else SEQUENTIAL].with_extremes(bad="#ffffff")
-    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
-    axes.grid(visible=False)
-    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", fontsize=8.5)
-    axes.set_yticks(range(len(rows)), rows, fontsize=8.5)
-    axes.tick_params(length=0)
-    size = 8 if len(columns) <= 6 else 6.5
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            share = float((value - limits[0]) / (limits[1] - limits[0]))
-            dark = sum(colours(share)[:3]) < 1.5
-            ink = "white" if dark else "black"
-            axes.text(column, row, format(value, form), ha="center", va="center", fontsize=size, color=ink)
-    figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, label=unit)
-
-
 def plain_numbers(axis: Axis) -> None:
     """Plain numbers at the ticks of a logarithmic axis."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
-
-
-def around_zero(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Limits that lie as far below 0 as above."""
-    largest = float(np.nanmax(np.abs(values), initial=1e-6))
-    return -largest, largest
-
-
-def spanning(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Limits from the least to the largest value."""
-    return float(np.nanmin(values)), max(float(np.nanmax(values)), float(np.nanmin(values)) + 1e-6)

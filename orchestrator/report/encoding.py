@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.leaderboard import Row, improvement_lines
@@ -21,6 +22,7 @@ from orchestrator.report.grouping import (
 from orchestrator.report.parts import Column, Picture, Section, Table
 from orchestrator.report.results import Results
 
+NORMALISED = "norm. r²"
 LEADERBOARD = (
     ("target", "target", ""),
     ("method", "method", ""),
@@ -45,7 +47,7 @@ ENCODING = (
     ("target", "target", ""),
     ("method", "method", ""),
     ("test_r", "test r", ".4f"),
-    ("test_noise_normalised_r2", "norm. r²", ".3f"),
+    ("test_noise_normalised_r2", NORMALISED, ".3f"),
     ("voxels_improved_percent", "% voxels above untuned", ".1f"),
     ("voxels_above_regression_percent", "% voxels above regression", ".1f"),
     ("val_r", "val r", ".4f"),
@@ -81,7 +83,9 @@ def leaderboard_section(results: Results) -> Section:
 
 
 def _validation_picture(results: Results, scored: Sequence[Row]) -> Picture:
-    plain = [{"target": row.target, "method": row.method, "r": row.val_r} for row in scored]
+    partial = {key.name for key in results.partial_pools.values()}
+    whole = [row for row in scored if f"{row.target}/{row.method}" not in partial]
+    plain = [{"target": row.target, "method": row.method, "r": row.val_r} for row in whole]
     rows = with_target_parts(plain, results.plan.roi_groups)
     labels, methods = rois_of(rows), methods_of(rows)
     series = [method_series(method, values_by(rows, method, "r", "roi")) for method in methods]
@@ -115,17 +119,35 @@ def methods_section(results: Results) -> Section:
         comparisons = results.rows("statistics", kind)
         if comparisons:
             pictures.append(comparison_picture(kind, comparisons, pairs))
-            title_of = {"over_subjects": "Differences over subjects", "over_voxels": "Differences within each target"}
-            note = "Test r of the first method less that of the second." + (
-                " p takes the voxels of a target for independent, which neighbours are not: trust the interval over "
-                "stimuli, and the comparison over subjects, before it."
-                if kind == "over_voxels"
-                else ""
-            )
-            basis = results.basis("statistics")
-            tables.append(comparison_table(f"differences_{kind}", title_of[kind], basis, comparisons, note))
+            tables.append(_differences_table(results, kind, comparisons))
+    missing += _no_subjects(results)
     lead = "Encoding accuracy on test stimuli, and paired differences between methods with 95 % intervals."
     return Section("methods", title, lead if tables else "", tuple(pictures), tuple(tables), tuple(missing))
+
+
+def _differences_table(results: Results, kind: str, comparisons: Sequence[Mapping[str, Any]]) -> Table:
+    title = {"over_subjects": "Differences over subjects", "over_voxels": "Differences within each target"}[kind]
+    note = "Test r of the first method less that of the second."
+    if kind == "over_voxels":
+        better = ", and the comparison over subjects," if results.rows("statistics", "over_subjects") else ""
+        note += (
+            " p takes the voxels of a target for independent, which neighbours are not: trust the interval over "
+            f"stimuli{better} before it."
+        )
+    return comparison_table(f"differences_{kind}", title, results.basis("statistics"), comparisons, note)
+
+
+def _no_subjects(results: Results) -> list[str]:
+    """Why methods are not compared over subjects, where they are compared at all."""
+    if not results.rows("statistics", "over_voxels") or results.rows("statistics", "over_subjects"):
+        return []
+    reason = "no ROI was scored with two methods in two subjects."
+    if results.only_subject:
+        reason = (
+            f"with {results.only_subject} alone there is neither an interval nor a p over subjects, and what differs "
+            "within its targets need not differ in other brains."
+        )
+    return [f"Nothing is said over subjects: {reason}"]
 
 
 def _test_picture(rows: Sequence[Mapping[str, Any]]) -> Picture:
@@ -137,9 +159,11 @@ def _test_picture(rows: Sequence[Mapping[str, Any]]) -> Picture:
     ]
     alone = not any(len(values) > 1 for one in series for values in one.values.values())
     caption = (
-        "Test r per ROI: a small mark for each subject (mean of its hemispheres), the large one is their mean, the "
-        "line its 95 % interval over subjects (Student's t)."
-    ) + (" With a single subject there is no interval." if alone else "")
+        "Test r per ROI, mean over hemispheres; with a single subject there is no interval over subjects."
+        if alone
+        else "Test r per ROI: a small mark for each subject (mean of its hemispheres), the large one is their mean, "
+        "the line its 95 % interval over subjects (Student's t)."
+    )
     return draw(
         "methods_test_r",
         caption,
@@ -178,13 +202,37 @@ def _methods_table(results: Results, rows: Sequence[Mapping[str, Any]]) -> Table
         Column("method"),
         Column("test r", ".4f"),
         Column("less untuned", "+.4f"),
-        Column("norm. r²", ".3f"),
+        Column(NORMALISED, ".3f"),
         Column("% voxels above untuned", ".1f"),
         Column("targets"),
         Column("voxels"),
     )
-    note = "Means over targets (subjects and hemispheres), each counting once. norm. r²: share of the noise ceiling."
-    return Table("methods", "Methods per ROI", results.basis("encoding"), columns, tuple(cells), note)
+    over = "hemispheres" if results.only_subject else "subjects and hemispheres"
+    note = f"Means over targets ({over}), each counting once. {_ceilings(rows)}"
+    return _without_empty_r2(
+        Table("methods", "Methods per ROI", results.basis("encoding"), columns, tuple(cells), note)
+    )
+
+
+def _ceilings(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the tables say of r² over the noise ceiling."""
+    known = [row.get("test_noise_normalised_r2") is not None for row in rows]
+    if not any(known):
+        return "This data set has no noise ceilings (ncsnr), so every r is raw and none is normalised by them."
+    return f"{NORMALISED}: median share of the noise ceiling" + (
+        "." if all(known) else ", of the targets that have noise ceilings (ncsnr); the others' r is raw."
+    )
+
+
+def _without_empty_r2(table: Table) -> Table:
+    """``table`` without the column of normalised r² where no row has one."""
+    places = [
+        place
+        for place, column in enumerate(table.columns)
+        if column.heading != NORMALISED or any(row[place] is not None for row in table.rows)
+    ]
+    rows = tuple(tuple(row[place] for place in places) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[place] for place in places), rows=rows)
 
 
 def _encoding_table(results: Results) -> Table:
@@ -193,7 +241,8 @@ def _encoding_table(results: Results) -> Table:
     note = "champion: the best method of its target by validation r. " + results.validation_basis.replace(
         "Protocol", "val r: protocol", 1
     )
-    return Table("encoding", "Every selected model", results.basis("encoding"), columns, rows, note)
+    note += f" {_ceilings(results.rows('encoding'))}"
+    return _without_empty_r2(Table("encoding", "Every selected model", results.basis("encoding"), columns, rows, note))
 
 
 def comparison_picture(kind: str, comparisons: Sequence[Mapping[str, Any]], pairs: str) -> Picture:
@@ -214,7 +263,7 @@ def comparison_picture(kind: str, comparisons: Sequence[Mapping[str, Any]], pair
     caption = f"Paired differences of test r; the lines are 95 % intervals over {pairs}." + (
         " Where several subjects share a row, each is a small mark, the large one is their mean, and their intervals "
         "are in the table."
-        if kind == "over_voxels"
+        if kind == "over_voxels" and len({row["subject"] for row in comparisons}) > 1
         else ""
     )
     return draw(

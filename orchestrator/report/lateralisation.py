@@ -66,15 +66,26 @@ def lateralisation_parts(results: Results) -> tuple[list[Picture], list[Table], 
     pictures = [_sides_picture(rows["lateralisation"])] if rows["lateralisation"] else []
     dealt = [row for row in rows["lateralisation_voxels"] if row["mean_difference"] is not None]
     pictures += [_exchange_picture(dealt)] if dealt else []
-    return pictures, tables, [unit.lacking for unit in UNITS if not rows[unit.key]]
+    lacking = {unit.key: unit.lacking for unit in UNITS if not rows[unit.key]}
+    if results.only_subject and "lateralisation_subjects" in lacking:
+        lacking["lateralisation_subjects"] = (
+            f"No lateralisation over subjects: {results.only_subject} is the only one of this sweep, and one subject "
+            "allows no interval or p over subjects."
+        )
+    return pictures, tables, list(lacking.values())
 
 
 def _sides_picture(sides: Sequence[Row]) -> Picture:
+    several = len({row["subject"] for row in sides}) > 1
+    marks = (
+        "Small marks are subjects; lines are 95 % intervals, over subjects where there are several, else over pictures."
+        if several
+        else "Lines are 95 % intervals over pictures: a single subject allows none over subjects."
+    )
     caption = (
         "How much more the right hemisphere's model weighs the left visual field than the left hemisphere's does: "
-        "above 0 is contralateral. Small marks are subjects; lines are 95 % intervals, over subjects where there are "
-        "several, else over pictures. Any two models differ given enough pictures: only several subjects speak of "
-        "brains."
+        f"above 0 is contralateral. {marks} Any two models differ given enough pictures: only several subjects speak "
+        "of brains."
     )
     return _dots("salience_lateralisation", caption, sides, _interval)
 

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from orchestrator.report.drawing import around_zero, draw, heat_height, paint_heat, spanning
+from orchestrator.report.drawing import draw
 from orchestrator.report.grouping import difference, grouped, is_own, mean, methods_of, rois_of, tuned_for
+from orchestrator.report.heat import around_zero, heat_height, heat_width, paint_heat, spanning
 from orchestrator.report.parts import Column, Picture, Section, Table
 from orchestrator.report.results import Results
 
@@ -23,15 +24,16 @@ def layers_section(results: Results) -> Section:
     rows = results.rows("layers")
     if not rows:
         return Section("layers", title, missing=(results.command("layers"),))
-    own = [row for row in rows if is_own(row)]
+    own = [row for row in results.of_whole_pools(rows) if is_own(row)]
     pictures = [_layer_picture(own, method) for method in methods_of(own)]
     tables = [_layer_table(results, own)]
     abroad = _abroad(rows)
     if abroad:
         pictures.append(_abroad_picture(abroad))
         tables.append(_abroad_table(results, abroad))
+    over = f"hemispheres of {results.only_subject}" if results.only_subject else "subjects and hemispheres"
     lead = (
-        "Test r of each readout layer, means over subjects and hemispheres. Tuned networks are read at the ROI that "
+        f"Test r of each readout layer, means over {over}. Tuned networks are read at the ROI that "
         "they were tuned for; the last matrix reads them at the others as well."
     )
     return Section("layers", title, lead, tuple(pictures), tuple(tables))
@@ -63,7 +65,8 @@ def _layer_picture(own: Sequence[Row], method: str) -> Picture:
         axes.set_title(method)
 
     caption = f"Test r of {method} networks by readout layer and ROI; one scale for all methods."
-    return draw(f"layers_{method}", caption, heat_height(len(rois)), paint)
+    height, width = heat_height(len(rois), layers), heat_width(rois, layers)
+    return draw(f"layers_{method}", caption, height, paint, width)
 
 
 def _layer_table(results: Results, own: Sequence[Row]) -> Table:
@@ -78,7 +81,8 @@ def _layer_table(results: Results, own: Sequence[Row]) -> Table:
         Column("test r", ".4f"),
         Column("scores averaged"),
     )
-    note = "Means over subjects and hemispheres. Choosing the best layer by its test r would be optimistic."
+    over = "hemispheres" if results.only_subject else "subjects and hemispheres"
+    note = f"Means over {over}. Choosing the best layer by its test r would be optimistic."
     return Table("layers", "Layer × ROI", results.basis("layers"), columns, rows, note)
 
 
@@ -105,25 +109,20 @@ def _abroad_picture(abroad: Sequence[Row]) -> Picture:
     homes = [roi for roi in (name.replace(":", "_") for name in rois) if roi in {row["home"] for row in abroad}]
     values = matrix(abroad, "gain", lambda row: str(row["home"]), lambda row: str(row["roi"]))(homes, rois)
 
+    # The longer side goes down the page.
+    lines, columns, shown = (homes, rois, values) if len(rois) <= 10 else (rois, homes, values.T)
+    limits = around_zero(values)
+
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        paint_heat(
-            figure,
-            axes,
-            values if len(rois) <= 10 else values.T,
-            homes if len(rois) <= 10 else rois,
-            rois if len(rois) <= 10 else homes,
-            unit="test r less untuned",
-            form="+.2f",
-            limits=around_zero(values),
-            diverging=True,
-        )
-        tuned, read = ("tuned for", "read at")
-        axes.set_ylabel(tuned if len(rois) <= 10 else read)
-        axes.set_xlabel(read if len(rois) <= 10 else tuned)
+        unit = "test r less untuned"
+        paint_heat(figure, axes, shown, lines, columns, unit=unit, form="+.2f", limits=limits, diverging=True)
+        names = ("read at", "tuned for") if columns is rois else ("tuned for", "read at")
+        axes.set(xlabel=names[0], ylabel=names[1])
 
     caption = "What contrastive tuning for one ROI changes at the others, at the layer that validation prefers there."
-    return draw("layers_other_rois", caption, heat_height(len(homes) if len(rois) <= 10 else len(rois)) + 0.3, paint)
+    height, width = heat_height(len(lines), columns) + 0.3, heat_width(lines, columns)
+    return draw("layers_other_rois", caption, height, paint, width)
 
 
 def _abroad_table(results: Results, abroad: Sequence[Row]) -> Table:

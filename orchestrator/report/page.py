@@ -118,8 +118,10 @@ def facts(results: Results) -> list[tuple[str, str]]:
     ended = sum(row.trials for row in results.leaderboard)
     subjects = sorted({subject for target in plan.targets for subject in target.subjects})
     rois = list(dict.fromkeys(target.roi for target in plan.targets))
+    named = (("subject", subjects), ("ROI", rois), ("target", plan.targets))
+    counts = [f"{len(all_of)} {word}{'s' if len(all_of) > 1 else ''}" for word, all_of in named]
     return [
-        ("data set", f"{plan.dataset}: {len(subjects)} subjects, {len(rois)} ROIs, {len(plan.targets)} targets"),
+        ("data set", f"{plan.dataset}: {', '.join(counts)}"),
         ("methods", ", ".join(plan.methods)),
         ("trials", f"{ended} of {sum(plan.studies.values())} ended, {plan.epochs} epochs each unless pruned"),
         ("network", f"{plan.backbone}, weights {plan.weights_source} ({plan.weights_digest[:12]})"),

@@ -89,6 +89,8 @@ class Picture:
     """Of its file, without ``.png``; unique on the page."""
     caption: str
     png: bytes
+    scale: float = 1
+    """How many telephones wide; where more than one, the page gives it a line of its own and scrolls it."""
 
     @property
     def uri(self) -> str:

@@ -48,6 +48,8 @@ def _is_pooled(row: Row) -> bool:
 
 def _missing(results: Results, scored: bool, left_out: Sequence[Row]) -> tuple[str, ...]:
     planned = any(method.startswith("pooled-") for method in results.plan.methods)
+    if results.only_subject and not planned:
+        return (f"No pooled network: it needs two subjects, and {results.only_subject} is the only one of this sweep.",)
     if not scored and not planned and results.files["encoding"] is not None:
         methods = "--methods pooled-avg,pooled-const,contrastive,untuned"
         sentence = f"This sweep tunes no pooled method; one with `python sweep.py run {methods} …` does."

@@ -45,7 +45,21 @@ def published_section(results: Results) -> Section:
         "Published figures of contrastive tuning for the visual cortex (arXiv 2410.06067): mean Pearson r over ROIs "
         "and subjects. Its contrastive gain on NOD is 7.1 % of the untuned r."
     )
-    return Section("published", title, lead, (), tuple(tables), (reason,) if reason else ())
+    own_shown = own or results.sets("classification")
+    remarks = tuple(filter(None, (reason, _unverified(results) if own_shown else "")))
+    return Section("published", title, lead, (), tuple(tables), remarks)
+
+
+def _unverified(results: Results) -> str:
+    """What to know of weights that came as a file other than torchvision's own; empty for others."""
+    plan = results.plan
+    if plan.weights_source in ("imagenet", "random") or plan.backbone != "alexnet":
+        return ""
+    return (
+        f"The sweep's own networks start from the file {plan.weights_source} (content {plan.weights_digest[:12]}), the "
+        "published ones from ImageNet's weights: whether these are the same cannot be verified here, and own figures "
+        "are comparable only if they are."
+    )
 
 
 def why_not(results: Results) -> str:
@@ -59,7 +73,7 @@ def why_not(results: Results) -> str:
             f"{' and '.join(ENCODING)}, which choose and score on other stimuli; a sweep with one of these makes them "
             "comparable."
         )
-    if plan.weights_source != "imagenet" or plan.backbone != "alexnet":
+    if plan.weights_source == "random" or plan.backbone != "alexnet":
         return (
             f"The sweep's own figures are left out: its networks start from {plan.backbone} with weights "
             f"{plan.weights_source}, the published ones from alexnet with weights imagenet."
@@ -119,7 +133,7 @@ def _classification_table(results: Results) -> Table:
     rows = []
     for name, accuracy in CLASSIFICATION.items():
         untuned = [row for row in sets.get(name, {}).get("rows", []) if row["method"] == "untuned"]
-        pretrained = results.plan.weights_source == "imagenet" and results.plan.backbone == "alexnet"
+        pretrained = results.plan.weights_source != "random" and results.plan.backbone == "alexnet"
         rows.append((name, accuracy, mean(untuned, "accuracy") if pretrained else None))
     columns = (Column("image set"), Column("published accuracy", ".3f"), Column("own accuracy", ".3f"))
     basis = "Logistic regression on classifier.5 features of the untuned network, 85/15 split of each set with seed 0."

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from orchestrator.information_evaluation import why_no_information
 from orchestrator.report.drawing import dots_height, draw, mark_value, method_series, other_series, paint_dots
 from orchestrator.report.grouping import difference, groups_of, mean, methods_of, values_by
 from orchestrator.report.parts import Cell, Column, Picture, Section, Table
@@ -24,8 +25,9 @@ def classification_section(results: Results) -> Section:
         return Section("classification", title, missing=(results.command("classification"),))
     pictures, tables = [], []
     for name, content in sets.items():
-        if _grouped_rows(content)[0]:
-            pictures.append(_accuracy_picture(name, content))
+        drawn = {**content, "rows": results.of_whole_pools(content["rows"])}
+        if _grouped_rows(drawn)[0]:
+            pictures.append(_accuracy_picture(name, drawn))
         tables.append(_accuracy_table(results, name, content))
     lead = "Accuracy of a logistic regression on each network's features, beside the untuned network's."
     return Section("classification", title, lead, tuple(pictures), tuple(tables))
@@ -95,13 +97,14 @@ def information_section(results: Results) -> Section:
     rows = results.rows("information")
     if not rows:
         embeds = any(method == "contrastive" or method.startswith("pooled-") for method in results.plan.methods)
-        nothing = "Only contrastive and pooled networks embed responses beside pictures; this sweep tunes none."
-        return Section("information", title, missing=(results.command("information") if embeds else nothing,))
+        reason = results.command("information") if embeds else why_no_information(results.plan)
+        return Section("information", title, missing=(reason,))
     lead = (
         "A lower bound of the information that a network's embedding of a picture and of the response to it share, and "
         "how often the right picture (or response) is the nearest, or among the five nearest, of all test stimuli."
     )
-    pictures = (_bits_picture(rows), *(_retrieval_picture(rows, rank) for rank in (1, 5)))
+    drawn = results.of_whole_pools(rows)
+    pictures = (_bits_picture(drawn), *(_retrieval_picture(drawn, rank) for rank in (1, 5))) if drawn else ()
     return Section("information", title, lead, pictures, (_information_table(results, rows),))
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.information_evaluation import why_no_information
 from orchestrator.launch import open_sweep
 from orchestrator.leaderboard import Row, leaderboard
 from orchestrator.ledger import Ledger
-from orchestrator.plan import SweepPlan
+from orchestrator.networks import network_name, subjects_of
+from orchestrator.plan import StudyKey, SweepPlan
 from orchestrator.storage import SweepStorage, read_json, reading_arrays, storage_errors
 from trainables.data.splits import NESTED, PUBLISHED, PUBLISHED_A
 from trainables.errors import StorageError
@@ -71,10 +74,27 @@ class Results:
         sets = (self.files[evaluation] or {}).get("sets", {})
         return {name: table for name, table in sets.items() if table.get("complete", True)}
 
+    @cached_property
+    def partial_pools(self) -> dict[str, StudyKey]:
+        """Pooled studies that leave a subject out, by their network's name: they are made for that subject."""
+        plan = self.plan
+        keys = [key for key in plan.studies if key.target.is_pooled and key.target not in plan.pools]
+        return {network_name(key): key for key in keys}
+
+    def of_whole_pools(self, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """``rows`` without those of `partial_pools`, which must not enter the means of a pooled method."""
+        return [row for row in rows if row["network"] not in self.partial_pools]
+
+    @property
+    def only_subject(self) -> str:
+        """The sweep's subject, if it has a single one; else empty."""
+        subjects = subjects_of(self.plan)
+        return subjects[0] if len(subjects) == 1 else ""
+
     def command(self, evaluation: str, options: str = "") -> str:
         """The sentence about an evaluation that was not made; ``options`` are further ones of the command."""
         if evaluation == "information" and self.plan.protocol in PUBLISHED:
-            return f"Not to be had under {self.plan.protocol}: its temperature is chosen on validation stimuli."
+            return why_no_information(self.plan)
         place = f"--storage {shlex.quote(self.storage_uri)}"
         first = "" if self.selected else f"`python sweep.py select {self.plan.name} {place}` and then "
         options = options or (" --labelled DIR" if evaluation in ON_LABELLED else "")

@@ -7,16 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from orchestrator.report.drawing import (
-    around_zero,
-    dots_height,
-    draw,
-    heat_height,
-    method_series,
-    paint_dots,
-    paint_heat,
-)
+from orchestrator.report.drawing import dots_height, draw, method_series, paint_dots
 from orchestrator.report.grouping import grouped, groups_of, mean, methods_of, total
+from orchestrator.report.heat import around_zero, heat_height, heat_width, paint_heat
 from orchestrator.report.layers import matrix
 from orchestrator.report.parts import Column, Picture, Section, Table
 from orchestrator.report.results import Results
@@ -30,22 +23,28 @@ def transfer_section(results: Results) -> Section:
     rows = [row for row in results.rows("transfer") if row["method"] != "untuned"]
     if not rows:
         return Section("transfer", title, missing=(results.command("transfer"),))
-    inside = [row for row in rows if not row["external"]]
+    inside = [row for row in rows if not row["external"] and not results.only_subject]
     outside = [row for row in rows if row["external"]]
-    pictures = _pictures(inside)
+    whole = {row["network"] for row in results.of_whole_pools(rows)}
+    pictures = _pictures([row for row in inside if row["left_out"] or row["network"] in whole])
     tables = [_table(results, "transfer", "Transfer between subjects", inside)] if inside else []
-    missing: tuple[str, ...] = ()
+    missing = []
+    if results.only_subject:
+        missing.append(
+            f"No transfer between subjects: {results.only_subject} is the only one of this sweep, so there is no other "
+            "to predict."
+        )
     if outside:
-        pictures.append(_external_picture(outside))
+        pictures.append(_external_picture([row for row in outside if row["network"] in whole]))
         tables.append(_table(results, "transfer_external", "Transfer to other data sets", outside, external=True))
     else:
-        missing = ("No external data set was evaluated; `python sweep.py evaluate --help` tells how to name one.",)
+        missing.append("No external data set was evaluated; `python sweep.py evaluate --help` tells how to name one.")
     lead = (
         "The network is tuned on one subject (rows), its encoding model is fitted again to another's training stimuli "
         "(columns) and scored on that one's test stimuli. Two measures: the share of voxels that it predicts better "
         "than the untuned network does, and the mean difference in r."
     )
-    return Section("transfer", title, lead, tuple(pictures), tuple(tables), missing)
+    return Section("transfer", title, lead if tables else "", tuple(pictures), tuple(tables), tuple(missing))
 
 
 def source_name(row: Row) -> str:
@@ -102,7 +101,8 @@ def _matrices(name: str, title: str, note: str, rows: Sequence[Row], kind: str, 
             axes.set(ylabel=kind, xlabel="predicts")
 
     caption = f"Transfer of {note}: means over ROIs and hemispheres."
-    return draw(name, caption, 2 * heat_height(len(labels)) + 0.6, paint)
+    height, width = 2 * heat_height(len(labels), subjects) + 0.6, heat_width(labels, subjects, letters=6)
+    return draw(name, caption, height, paint, width)
 
 
 def _external_picture(rows: Sequence[Row]) -> Picture:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from orchestrator.report.drawing import GROUP_COLOURS, OTHER_COLOUR, draw
+from orchestrator.report.drawing import GROUP_COLOURS, OTHER_COLOUR, cloud_look, draw
 from orchestrator.report.grouping import groups_of, with_target_parts
 from orchestrator.report.parts import Column, Picture, Section, Table
 from orchestrator.report.results import Results
@@ -63,8 +63,8 @@ def _scatter(group: str, untuned: NDArray[np.float64], tuned: NDArray[np.float64
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        size = float(np.clip(6000 / len(untuned), 2.5, 14))
-        axes.scatter(untuned, tuned, s=size, color=GROUP_COLOURS.get(group, OTHER_COLOUR), alpha=0.45, linewidths=0)
+        size, alpha = cloud_look(len(untuned))
+        axes.scatter(untuned, tuned, s=size, color=GROUP_COLOURS.get(group, OTHER_COLOUR), alpha=alpha, linewidths=0)
         axes.plot([low, high], [low, high], color="#222222", linewidth=0.9)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="untuned r", ylabel="contrastive r")
         axes.set_title(f"{group}: {above:.1f} % of {len(untuned)} voxels above")

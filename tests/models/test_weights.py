@@ -1,10 +1,12 @@
 """Pretrained weights from every source, and everything that can be wrong with a file."""
 
+import hashlib
 import os
 import time
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,21 @@ def test_the_digest_is_of_the_content(convolutions: dict[str, Tensor], tmp_path:
     assert len(digests) == 1
     changed = {**convolutions, "features.0.bias": convolutions["features.0.bias"] + 1e-6}
     assert load_weights(str(_write(changed, tmp_path / "changed.npz"))).digest not in digests
+
+
+def test_a_published_file_is_known_by_its_bytes(
+    convolutions: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the start of its SHA-256, which torchvision's name for it ends in; that name itself says nothing."""
+    renamed = _write(convolutions, tmp_path / "my-alexnet.pth")
+    assert load_weights(str(renamed)).source == "my-alexnet.pth"
+    digest = hashlib.sha256(renamed.read_bytes()).hexdigest()
+    published = SimpleNamespace(DEFAULT=SimpleNamespace(url=f"https://example.org/alexnet-owt-{digest[:8]}.pth"))
+    monkeypatch.setattr("torchvision.models.get_model_weights", lambda _: published)
+    assert load_weights(str(renamed)).source == "imagenet"
+    other = {**convolutions, "features.0.bias": convolutions["features.0.bias"] + 1}
+    impostor = _write(other, tmp_path / f"alexnet-owt-{digest[:8]}.pth")
+    assert load_weights(str(impostor)).source == impostor.name
 
 
 def test_weights_may_end_at_any_layer(convolutions: dict[str, Tensor], tmp_path: Path) -> None:

@@ -147,6 +147,24 @@ def test_published_figures_stand_beside_own_ones_of_the_same_protocol_alone(resu
         assert row["own r"] == pytest.approx(np.mean(own))
 
 
+def test_weights_of_a_file_stand_beside_published_ones_with_a_remark(results: Results) -> None:
+    plan = replace(results.plan, protocol="published-b", dataset="nsd", space="published", trials=1)
+    encoding = {**(results.files["encoding"] or {}), "protocol": "published-b"}
+    files = {**results.files, "encoding": encoding}
+    own = {}
+    for source in ("imagenet", "mine.safetensors", "random"):
+        section = published_section(replace(results, plan=replace(plan, weights_source=source), files=files))
+        own[source] = [row["own r"] for row in records(only_table(section, "published_b"))], section.missing
+    assert own["mine.safetensors"][0] == own["imagenet"][0]
+    assert None not in own["imagenet"][0]
+    assert own["imagenet"][1] == ()
+    (remark,) = own["mine.safetensors"][1]
+    assert "file mine.safetensors (content fedcba987654)" in remark
+    assert "cannot be verified" in remark
+    assert set(own["random"][0]) == {None}
+    assert "left out" in own["random"][1][0]
+
+
 def test_importance_finds_the_setting_that_mattered(tmp_path: Path) -> None:
     maker = Maker(tmp_path, Size(subjects=("subj01",), rois=("V1v",), trials=12), methods=("contrastive", "untuned"))
     for key, budget in maker.plan.studies.items():

@@ -25,6 +25,7 @@ from upath import UPath
 from trainables.errors import StorageError, WeightsError
 from trainables.models.artifact import local_path, save_tensors
 from trainables.models.backbone import OUTPUT, Backbone, BackboneSpec, backbone_spec
+from trainables.models.published_file import is_published
 from trainables.models.random_weights import random_state
 from trainables.remote import StoreError, read_whole, write_whole
 
@@ -51,7 +52,7 @@ class PretrainedWeights:
     state: dict[str, Tensor]
     """Parameters by name, float32 on the CPU, and batch normalisation's counters, int64; never written to."""
     source: str
-    """``imagenet``, ``random`` or the file's name."""
+    """``random``, the file's name, or ``imagenet``, also for a file with the bytes that torchvision publishes."""
     digest: str
     """SHA-256 over names, shapes and values, hexadecimal: sources with one digest are the same."""
     readout_layers: tuple[str, ...]
@@ -92,7 +93,7 @@ def load_weights(source: str, backbone: str = "alexnet", seed: int = 0) -> Pretr
         raise WeightsError(f"weights {source!r} cannot be read ({error}); {_ALTERNATIVES}") from error
     path = local_path(place)
     if path is not None:
-        return _described(spec, _read_file(path.expanduser()), path.name)
+        return _of_file(spec, path.expanduser())
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / place.name
         try:
@@ -101,7 +102,7 @@ def load_weights(source: str, backbone: str = "alexnet", seed: int = 0) -> Pretr
             raise WeightsError(f"weights file {place} cannot be read ({error.reason}); {error.remedy}") from error
         except OSError as error:
             raise WeightsError(f"weights file {place} cannot be read ({error}); {_ALTERNATIVES}") from error
-        return _described(spec, _read_file(copy), place.name)
+        return _of_file(spec, copy)
 
 
 def save_weights(weights: PretrainedWeights, path: Path | UPath) -> None:
@@ -139,6 +140,11 @@ def _save_local(weights: PretrainedWeights, path: Path) -> None:
         with suppress(OSError):  # the first error is the one to tell
             unfinished.unlink(missing_ok=True)
         raise StorageError(f"{path} cannot be written ({error}); free space or choose another place") from error
+
+
+def _of_file(spec: BackboneSpec, path: Path) -> PretrainedWeights:
+    state = _read_file(path)
+    return _described(spec, state, "imagenet" if is_published(path, spec.name) else path.name)
 
 
 def _described(spec: BackboneSpec, state: Mapping[str, Any], source: str) -> PretrainedWeights:
