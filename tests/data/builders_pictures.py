@@ -49,3 +49,15 @@ def colourful(codes: NDArray[Any], voxels: NDArray[Any]) -> NDArray[Any]:
     weighted = [channel * np.cos(voxels * (1.3 + number) + number) for number, channel in enumerate(channels)]
     values: NDArray[Any] = np.sum(weighted, axis=0) / LEVELS
     return values
+
+
+def write_colours(root: Path, each: int) -> Path:
+    """A labelled set of two classes, ``blue`` and ``red``, that colour tells apart."""
+    generator = np.random.default_rng(0)
+    for label, colour in enumerate(("blue", "red")):
+        (root / colour).mkdir(parents=True)
+        for number in range(each):
+            pixels = generator.integers(0, 90, (256, 256, 3), dtype=np.uint8)
+            pixels[..., 2 - 2 * label] += 120
+            Image.fromarray(pixels).save(root / colour / f"{number:02d}.png")
+    return root

@@ -18,6 +18,7 @@ from orchestrator.networks import UNTUNED, Network
 from orchestrator.plan import SweepPlan
 from orchestrator.salience_evaluation import salience_of_networks
 from orchestrator.storage import SweepStorage, read_json, reading_arrays
+from tests.data.builders_pictures import write_colours
 from tests.orchestrator.inline import InlineTasks
 from tests.orchestrator.plans import small_plan
 from trainables.analyses.lateralisation import encoder_lateralisation
@@ -210,15 +211,7 @@ def test_a_single_subject_is_no_comparison_over_subjects(content: dict[str, Any]
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes that colour tells apart."""
-    root = tmp_path_factory.mktemp("labelled") / "colours"
-    generator = np.random.default_rng(0)
-    for label, colour in enumerate(("blue", "red")):
-        (root / colour).mkdir(parents=True)
-        for number in range(15):
-            pixels = generator.integers(0, 90, (256, 256, 3), dtype=np.uint8)
-            pixels[..., 2 - 2 * label] += 120
-            Image.fromarray(pixels).save(root / colour / f"{number:02d}.png")
-    return root
+    return write_colours(tmp_path_factory.mktemp("labelled") / "colours", 15)
 
 
 def test_classes_of_labelled_pictures_have_maps_of_each_network(

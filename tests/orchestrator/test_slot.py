@@ -7,6 +7,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,14 +87,57 @@ def command(config: TrialConfig, place: Path, score_to_beat: float = -1.0) -> di
     return {"config": config.to_dict(), "score_to_beat": score_to_beat, **places}
 
 
-def worker_of(answer: dict[str, Any]) -> int:
-    return int(json.loads(answer["details"])["worker_pid"])
+TARGET = Target("demo", ("subj01",), "lh", "V1v")
+UNTUNED = TrialConfig(TARGET, "untuned", layer_cutoff="features.5", epochs=0)
+TUNED = TrialConfig(TARGET, "regression", layer_cutoff="features.2", epochs=2, batch_size=32, seed=3, score_epochs=(1,))
 
 
-def test_slot_serves_trial_after_trial(shared_ray: None, demo_root: Path, cache_dir: Path, tmp_path: Path) -> None:
-    weights = tmp_path / "weights.safetensors"
-    save_weights(load_weights("random"), weights)
-    target = Target("demo", ("subj01",), "lh", "V1v")
+class SlotAtWork:
+    """A slot in an actor of its own, as Tune has it; the worker's group outlives trials, so all tests here share it."""
+
+    def __init__(self, workspace: Workspace, folder: Path, trial: dict[str, Any]) -> None:
+        self.folder = folder
+        self._slot: dict[str, Any] = {"workspace": asdict(workspace), "workers": 1, "cpus": 1, "gpus": 0.0}
+        self._slot["scratch"] = str(folder / "scratch")
+        self.actor: Any = ray.remote(num_cpus=0.01)(Slot).remote({"slot": self._slot, "trial": trial})
+        self.worker = 0
+        """Process id of the worker that gave the last answer."""
+        self.first = self.step()
+
+    def step(self) -> dict[str, Any]:
+        answer = dict(ray.get(self.actor.step.remote(), timeout=200))
+        if "details" in answer:
+            self.worker = int(json.loads(answer["details"])["worker_pid"])
+        return answer
+
+    def take(self, trial: dict[str, Any], **workspace: Any) -> None:
+        """Give it the next trial; a ``workspace`` that differs from the last one takes other workers."""
+        self._slot = {**self._slot, "workspace": {**self._slot["workspace"], **workspace}}
+        assert ray.get(self.actor.reset_config.remote({"slot": self._slot, "trial": trial}), timeout=60)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_weights(load_weights("random"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(weights: Path, demo_root: Path, cache_dir: Path) -> dict[str, list[float]]:
+    """Validation scores by method, from the tuning loop in this process."""
+    torch.set_num_threads(1)
+    data, pretrained = load_target(open_algonauts(demo_root), TARGET, 0, cache_dir), load_weights(str(weights))
+    return {
+        config.method: [result.score.r for result in TrialRun(config, data, pretrained) if result.score]
+        for config in (UNTUNED, TUNED)
+    }
+
+
+@pytest.fixture(scope="module")
+def slot(
+    shared_ray: None, weights: Path, demo_root: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SlotAtWork]:
     workspace = Workspace(
         data=str(demo_root),
         weights=str(weights),
@@ -107,69 +151,59 @@ def test_slot_serves_trial_after_trial(shared_ray: None, demo_root: Path, cache_
         threads=1,
         gpu_memory_fraction=0.0,
     )
-    slot = {"workspace": asdict(workspace), "workers": 1, "cpus": 1, "gpus": 0.0, "scratch": str(tmp_path / "scratch")}
-    untuned = TrialConfig(target, "untuned", layer_cutoff="features.5", epochs=0)
-    tuned = TrialConfig(
-        target, "regression", layer_cutoff="features.2", epochs=2, batch_size=32, seed=3, score_epochs=(1,)
-    )
-    damaged = command(tuned, tmp_path / "no")
-    damaged["config"] = {**damaged["config"], "surprise": 1}
+    folder = tmp_path_factory.mktemp("slot")
+    started = SlotAtWork(workspace, folder, command(UNTUNED, folder / "first"))
+    yield started
+    ray.kill(started.actor)
 
-    torch.set_num_threads(1)
-    data = load_target(open_algonauts(demo_root), target, 0, cache_dir)
-    expected = {
-        config.method: [r.score.r for r in TrialRun(config, data, load_weights(str(weights))) if r.score]
-        for config in (untuned, tuned)
-    }
 
-    actor: Any = ray.remote(num_cpus=0.01)(Slot).remote({"slot": slot, "trial": command(untuned, tmp_path / "untuned")})
+class TestSlot:
+    """Trial after trial in one slot; the last test ends its worker."""
 
-    def step() -> dict[str, Any]:
-        return dict(ray.get(actor.step.remote(), timeout=200))
+    def test_a_slot_begins_with_a_trial(self, slot: SlotAtWork, expected: dict[str, list[float]]) -> None:
+        assert (slot.first["epoch"], slot.first["done"]) == (0, True)
+        assert slot.first["score"] == pytest.approx(expected["untuned"][0], abs=1e-4)
 
-    def take(trial: dict[str, Any]) -> None:
-        assert ray.get(actor.reset_config.remote({"slot": slot, "trial": trial}), timeout=60)
+    def test_a_trial_that_cannot_start_fails_alone(self, slot: SlotAtWork) -> None:
+        damaged = command(TUNED, slot.folder / "no")
+        slot.take({**damaged, "config": {**damaged["config"], "surprise": 1}})
+        failed = slot.step()
+        assert (failed["done"], "score" in failed) == (True, False)
+        assert "surprise" in failed["failed"]
 
-    first = step()
-    assert (first["epoch"], first["done"]) == (0, True)
-    assert first["score"] == pytest.approx(expected["untuned"][0], abs=1e-4)
-    pid = worker_of(first)
+    def test_the_next_trial_has_answers_of_its_own_from_the_same_worker(
+        self, slot: SlotAtWork, expected: dict[str, list[float]]
+    ) -> None:
+        warm = slot.worker
+        slot.take(command(TUNED, slot.folder / "tuned"))
+        answers = [slot.step(), slot.step()]
+        assert [(answer["epoch"], answer["done"]) for answer in answers] == [(1, False), (2, True)]
+        assert [answer["score"] for answer in answers] == pytest.approx(expected["regression"], abs=1e-3)
+        assert slot.worker == warm, "the worker did not stay warm"
+        assert answers[1]["best_score"] == max(answer["score"] for answer in answers)
+        assert TunedModel.load(UPath(slot.folder / "tuned")).layer_cutoff == "features.2"
 
-    # A trial that cannot even start fails alone: the answers of the next one are its own.
-    take(damaged)
-    failed = step()
-    assert (failed["done"], "score" in failed) == (True, False)
-    assert "surprise" in failed["failed"]
+    def test_weights_are_those_of_trials_that_end_and_beat_the_best(self, slot: SlotAtWork) -> None:
+        slot.take(command(TUNED, slot.folder / "dropped"))
+        assert slot.step()["epoch"] == 1
+        slot.take(command(TUNED, slot.folder / "worse", score_to_beat=0.999))
+        assert [slot.step()["epoch"], slot.step()["epoch"]] == [1, 2]
+        assert not (slot.folder / "dropped").exists()
+        assert not (slot.folder / "worse").exists()
 
-    take(command(tuned, tmp_path / "tuned"))
-    answers = [step(), step()]
-    assert [(answer["epoch"], answer["done"]) for answer in answers] == [(1, False), (2, True)]
-    assert [answer["score"] for answer in answers] == pytest.approx(expected["regression"], abs=1e-3)
-    assert {worker_of(answer) for answer in answers} == {pid}, "the worker did not stay warm"
-    assert answers[1]["best_score"] == max(answer["score"] for answer in answers)
-    assert TunedModel.load(UPath(tmp_path / "tuned")).layer_cutoff == "features.2"
+    def test_a_trial_that_wants_other_workers_gets_new_ones(
+        self, slot: SlotAtWork, expected: dict[str, list[float]]
+    ) -> None:
+        """As one does that ran out of memory on a share of a GPU."""
+        former = slot.worker
+        slot.take(command(UNTUNED, slot.folder / "alone"), threads=2)
+        assert slot.step()["score"] == pytest.approx(expected["untuned"][0], abs=1e-4)
+        assert slot.worker != former
 
-    # A trial is dropped for the next one; one that does not beat the best leaves no weights.
-    take(command(tuned, tmp_path / "dropped"))
-    assert step()["epoch"] == 1
-    take(command(tuned, tmp_path / "worse", score_to_beat=0.999))
-    assert [step()["epoch"], step()["epoch"]] == [1, 2]
-    assert not (tmp_path / "dropped").exists()
-    assert not (tmp_path / "worse").exists()
-
-    # A trial that wants other workers gets new ones, as one does that ran out of memory on a share of a GPU.
-    slot = {**slot, "workspace": {**asdict(workspace), "threads": 2}}
-    take(command(untuned, tmp_path / "alone"))
-    alone = step()
-    assert alone["score"] == pytest.approx(expected["untuned"][0], abs=1e-4)
-    assert worker_of(alone) != pid
-    pid = worker_of(alone)
-
-    # A dead worker is noticed, and raises, so that Tune starts the trial again elsewhere.
-    take(command(tuned, tmp_path / "killed"))
-    os.kill(pid, signal.SIGKILL)
-    began = time.monotonic()
-    with pytest.raises(ray.exceptions.RayTaskError, match="worker group of this slot has ended"):
-        step()
-    assert time.monotonic() - began < 60
-    ray.kill(actor)
+    def test_a_dead_worker_raises_so_that_tune_starts_the_trial_elsewhere(self, slot: SlotAtWork) -> None:
+        slot.take(command(TUNED, slot.folder / "killed"))
+        os.kill(slot.worker, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(ray.exceptions.RayTaskError, match="worker group of this slot has ended"):
+            slot.step()
+        assert time.monotonic() - began < 60
