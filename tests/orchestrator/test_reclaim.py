@@ -17,7 +17,7 @@ from cluster.profiles import COORDINATOR_CPUS
 from orchestrator.reclaim import abandoned_groups, abandoned_reclaimed
 from orchestrator.tuning import ray_running
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.timeout(200), pytest.mark.long]
 
 
 class Controller:
