@@ -83,7 +83,7 @@ class Chaos:
 
     def records(self) -> dict[str, TrialRecord]:
         """All trials of the ledger."""
-        if not (self.folder / "results/chaos/ledger.journal").exists():
+        if not (self.folder / "results/chaos/plan.json").exists():
             return {}
         _, ledger = open_sweep("chaos", str(self.folder / "results"))
         return {r.uid: r for key in ledger.plan.studies for r in ledger.study_records(key)}

@@ -45,7 +45,7 @@ class Sweep:
         return open_sweep("hurt", str(self.storage))[1]
 
     def records(self) -> dict[str, TrialRecord]:
-        if not (self.storage / "hurt/ledger.journal").exists():
+        if not (self.storage / "hurt/plan.json").exists():
             return {}
         ledger = self.ledger
         return {record.uid: record for key in ledger.plan.studies for record in ledger.study_records(key)}

@@ -26,7 +26,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 def records(storage: Path) -> dict[int, TrialRecord]:
-    if not (storage / "nodes/ledger.journal").exists():
+    if not (storage / "nodes/plan.json").exists():
         return {}
     _, ledger = open_sweep("nodes", str(storage))
     (key,) = ledger.plan.studies

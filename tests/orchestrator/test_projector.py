@@ -75,6 +75,7 @@ def wait_for(condition: object, what: str, timeout: float = 60) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.long  # tests/cluster/test_tracking_server.py does it with PostgreSQL
 def test_server_that_was_away_is_caught_up_with(tracked_plan: SweepPlan, tmp_path: Path, port: int) -> None:
     database = tracked_plan.tracking_uri
     plan = small_plan(tmp_path, trials=3, tracking_uri=f"http://127.0.0.1:{port}")

@@ -191,6 +191,7 @@ class TestSlot:
         assert not (slot.folder / "dropped").exists()
         assert not (slot.folder / "worse").exists()
 
+    @pytest.mark.long
     def test_a_trial_that_wants_other_workers_gets_new_ones(
         self, slot: SlotAtWork, expected: dict[str, list[float]]
     ) -> None:

@@ -14,8 +14,10 @@ def is_published(path: Path, backbone: str) -> bool:
 
     The published name ends in the start of the file's SHA-256. Weights that were converted are not known again.
     """
+    if path.suffix not in (".pth", ".pt") or backbone not in torchvision.models.list_models():
+        return False
     published = HASH_REGEX.search(torchvision.models.get_model_weights(backbone).DEFAULT.url)
-    if path.suffix not in (".pth", ".pt") or published is None:
+    if published is None:
         return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest().startswith(published[1])
