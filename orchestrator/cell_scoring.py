@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -194,6 +193,8 @@ def _information(
         embed_pairs(model, parts.responses[part][:, columns], features[rows], index)
         for part, rows in ((1, slice(n_train, n_train + n_val)), (2, slice(n_train + n_val, None)))
     )
-    retrieval = measure_retrieval(*test)
-    found = asdict(measure_information(*test, *val)) | {"retrieval": asdict(retrieval)}
-    return found if math.isfinite(found["bits"]) else None
+    try:
+        information = measure_information(*test, *val)
+    except ValueError:  # embeddings that are not finite, or fewer than two stimuli
+        return None
+    return asdict(information) | {"retrieval": asdict(measure_retrieval(*test))}

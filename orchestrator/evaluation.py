@@ -145,12 +145,13 @@ def _further(
     if evaluation == "classification":
         return [classify_networks(storage, plan, networks, options.labelled, tasks, head)]
     if evaluation == "landscape":
-        classify_networks(storage, plan, networks, options.labelled, tasks, head)
+        classified = classify_networks(storage, plan, networks, options.labelled, tasks, head)
         landscapes(storage, networks, head)
+        return [classified]
     if evaluation == "salience":
-        if options.labelled:
-            classify_networks(storage, plan, networks, options.labelled, tasks, head, maps=True)
-        return [salience_of_networks(storage, plan, cells, tasks, head)]
+        labelled = options.labelled
+        classified = classify_networks(storage, plan, networks, labelled, tasks, head, maps=True) if labelled else []
+        return [classified, salience_of_networks(storage, plan, cells, tasks, head)]
     return []
 
 

@@ -154,6 +154,7 @@ def _exchange_job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cell: Ce
         "readout_layers": layers,
         "data": plan.data,
         "split_seed": plan.split_seed,
+        "split_digest": plan.split_digest,
         "protocol": plan.protocol,
         "building": building_plan(storage, plan, key.network),
         "place": str(storage.evaluation_dir / "salience" / folder / file),
@@ -166,6 +167,7 @@ def exchange_voxels(
     readout_layers: list[str],
     data: str,
     split_seed: int,
+    split_digest: str,
     protocol: str,
     building: Building,
     place: str,
@@ -180,12 +182,13 @@ def exchange_voxels(
     from trainables.analyses.lateralisation import encoder_lateralisation
     from trainables.analyses.salience import salience_layer
     from trainables.data.open import open_dataset
-    from trainables.data.responses import load_target, load_test
+    from trainables.data.responses import load_target, load_test, require_split
     from trainables.encoding.encoder import RidgeEncoder
     from trainables.encoding.features import extract_features
     from trainables.target import Target
 
     dataset = open_dataset(data)
+    require_split(dataset, split_seed, split_digest, protocol)
     targets = [Target(dataset.name, (subject,), hemisphere, roi) for hemisphere in ("lh", "rh")]
     left, right = (load_target(dataset, target, split_seed, protocol=protocol).train for target in targets)
     test = load_test(dataset, targets[0], split_seed, protocol=protocol)

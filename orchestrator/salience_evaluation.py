@@ -74,6 +74,7 @@ def _job(storage: SweepStorage, plan: SweepPlan, key: CellKey, cell: Cell, hemis
         "readout_layer": layer,
         "data": plan.data,
         "split_seed": plan.split_seed,
+        "split_digest": plan.split_digest,
         "protocol": plan.protocol,
         "encoder": plan.encoder,
         "building": building_plan(storage, plan, key.network),
@@ -92,6 +93,7 @@ def make_maps(
     readout_layer: str,
     data: str,
     split_seed: int,
+    split_digest: str,
     protocol: str,
     encoder: str,
     building: Building,
@@ -102,11 +104,12 @@ def make_maps(
     from trainables.analyses.lateralisation import mirrored, side_preference
     from trainables.analyses.salience import HIRES_CAM, response_score, salience_maps
     from trainables.data.open import open_dataset
-    from trainables.data.responses import load_target, load_test
+    from trainables.data.responses import load_target, load_test, require_split
     from trainables.evaluations.encoding import fit_encoder
     from trainables.target import Target
 
     dataset = open_dataset(data)
+    require_split(dataset, split_seed, split_digest, protocol)
     target = Target(dataset.name, (subject,), hemisphere, roi)
     train = load_target(dataset, target, split_seed, protocol=protocol).train
     test = load_test(dataset, target, split_seed, protocol=protocol)

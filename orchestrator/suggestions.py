@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from orchestrator.plan import SweepPlan
 from search_spaces import suggest_extras
@@ -45,8 +46,7 @@ def require_suggestions(plan: SweepPlan) -> None:
     """
     for key in {key.method: key for key in plan.studies}.values():
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(plan.seed))
-        first = plan.search_space.starting_point(key.method, plan.cutoffs)
-        study.enqueue_trial(first)
+        study.enqueue_trial(plan.search_space.starting_point(key.method, plan.cutoffs))
         trial = study.ask()
         where = f"--space {plan.space}: what {key.method} explores"
         try:
@@ -59,5 +59,16 @@ def require_suggestions(plan: SweepPlan) -> None:
                 f"{where} fails with {problem}; expected a function of (trial, cutoffs) that returns fields of a "
                 "TrialConfig"
             ) from error
-        if unknown := sorted(set(first) - set(trial.distributions)):
-            raise ConfigError(f"{where} does not hold {unknown[0]!r}, which `first` sets; leave it out there")
+        for name, value in plan.search_space.first.get(key.method, {}).items():
+            if name not in trial.distributions:
+                raise ConfigError(f"{where} does not hold {name!r}, which `first` sets; leave it out there")
+            if not _holds(trial.distributions[name], value):
+                raise ConfigError(f"{where} has {name} from {trial.distributions[name]}; `first` sets {value!r}")
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether Optuna could draw the value; it takes any that it is told, with a warning."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return isinstance(value, int | float) and distribution.low <= value <= distribution.high

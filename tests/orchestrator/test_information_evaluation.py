@@ -184,6 +184,14 @@ def test_networks_without_an_embedding_of_the_subject_have_none(
         assert scored(storage, planted.parts, planted.model, monkeypatch, **changes).information is None
 
 
+def test_embeddings_that_are_not_finite_have_none(
+    planted: Planted, storage: SweepStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = {name: value * torch.nan for name, value in planted.model.head.items()}
+    found = scored(storage, planted.parts, planted.with_head("contrastive", **broken), monkeypatch)
+    assert found.information is None
+
+
 def test_no_temperature_is_chosen_without_validation_stimuli(
     planted: Planted, storage: SweepStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

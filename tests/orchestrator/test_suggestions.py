@@ -49,6 +49,8 @@ def plan_of(tmp_path: Path, demo: AlgonautsDataset, weights: PretrainedWeights, 
             'first={"contrastive": {"temprature": 0.1}}',
             "does not hold 'temprature'",
         ),
+        ("return values", 'first={"contrastive": {"temperature": 99.0}}', "temperature from .*; `first` sets 99.0"),
+        ("return values", 'first={"contrastive": {"layer_cutoff": "conv9"}}', "conv9"),
         ("return values", 'deepest_cutoff="features.99"', "deepest_cutoff 'features.99'; expected .*features.2"),
     ],
 )
@@ -62,3 +64,7 @@ def test_fault_of_an_own_space_is_told_before_anything_is_made(
 def test_sound_own_space_makes_a_plan(tmp_path: Path, demo: AlgonautsDataset, weights: PretrainedWeights) -> None:
     fields = SUGGEST + ', first={"contrastive": {"temperature": 0.1}}, deepest_cutoff="features.5"'
     plan_of(tmp_path, demo, weights, HEAD.format(body="return values", fields=fields))
+    warm = "return {'layer_cutoff': cutoffs[0], 'temperature': trial.suggest_float('temperature', 0.1, 0.2)}"
+    fields = SUGGEST + ', first={"contrastive": {"temperature": 0.15}}'  # it explores less than the recipe names
+    head = HEAD.replace("values = contrastive(trial, cutoffs)", "pass")
+    plan_of(tmp_path, demo, weights, head.format(body=warm, fields=fields))
