@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
 from orchestrator.tuning import ray_running
-from tests.sweeps import SMALL, sweep
+from tests.sweeps import PATIENT, SMALL, sweep
 from trainables.data.algonauts import AlgonautsDataset, open_algonauts
 from trainables.data.demo import make_demo
 
@@ -49,6 +50,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
     return OneRay(config, log)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores, since the process whose tests start Ray mostly waits for it."""
+    return int(min(4, joblib.cpu_count() + 1))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest starts first, so that the rest runs beside it."""
     items.sort(key=lambda item: not starts_ray(item.nodeid))
@@ -57,6 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_configure() -> None:
     """Share the cores among the processes that test at the same time; more threads than cores are slower than one."""
     at_once = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ.update(PATIENT)
     torch.set_num_threads(max(1, torch.get_num_threads() // at_once))
 
 

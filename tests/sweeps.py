@@ -31,14 +31,18 @@ SMALL = (
 """Options of a sweep of five trials: V1v of one subject, RSC being too small."""
 
 
+PATIENT = {"RAY_worker_niceness": "0"}
+"""Ray's workers stand back behind everything else on a machine, so tests that run beside them would hold them up."""
+
+
 def command_line(*words: str | Path) -> list[str]:
     return [sys.executable, str(ROOT / "sweep.py"), *map(str, words)]
 
 
 def environment() -> dict[str, str]:
-    """The tests' environment without options for the sweep or for Ray."""
+    """The tests' environment without options for the sweep or for Ray, but `PATIENT`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SWEEP_", "RAY_"))}
-    return {**kept, "SWEEP_CACHE_DIR": os.environ["SWEEP_CACHE_DIR"]}
+    return {**kept, **PATIENT, "SWEEP_CACHE_DIR": os.environ["SWEEP_CACHE_DIR"]}
 
 
 def sweep(*words: str | Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:

@@ -115,7 +115,8 @@ def assert_went_on(before: dict[str, TrialRecord], after: dict[str, TrialRecord]
 
 def test_interrupted_sweep_says_how_to_go_on_and_does(command: list[str], tmp_path: Path) -> None:
     hurt = Sweep(tmp_path)
-    with driver(tmp_path / "run.log", *command, "--methods=untuned,contrastive", "--trials=1", "--epochs=9") as run:
+    sizes = ["--methods=untuned,contrastive", "--trials=1", "--epochs=9", "--profile=cpu,max_slots=1"]
+    with driver(tmp_path / "run.log", *command, *sizes) as run:
         run.wait_until(lambda: bool(hurt.ended()), "a trial had ended")
         interrupt(run, hurt, signal.SIGINT)
     interrupted = hurt.records()
