@@ -61,6 +61,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not starts_ray(item.nodeid))
 
 
+_settled = False
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Processes that began without Ray stand back: the tests that start it follow each other and end last."""
+    global _settled
+    if not _settled and "PYTEST_XDIST_WORKER" in os.environ and not starts_ray(item.nodeid):
+        os.nice(10)
+    _settled = True
+
+
 def pytest_configure() -> None:
     """Share the cores among the processes that test at the same time; more threads than cores are slower than one."""
     at_once = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

@@ -24,9 +24,10 @@ from tests.orchestrator.plans import small_plan
 from trainables.analyses.lateralisation import encoder_lateralisation
 from trainables.analyses.statistics import compare_paired
 from trainables.data.algonauts import open_algonauts
-from trainables.data.responses import load_target, load_test
+from trainables.data.responses import load_target, load_test, split_digest
 from trainables.encoding.encoder import RidgeEncoder
 from trainables.encoding.features import extract_features
+from trainables.errors import DataError
 from trainables.models.backbone import build_backbone
 from trainables.models.tuned_model import TunedModel
 from trainables.models.weights import load_weights, save_weights
@@ -72,7 +73,9 @@ def _evaluated(root: Path, folder: Path, subjects: tuple[str, ...] = SUBJECTS) -
     weights = load_weights("random", "alexnet", 0)
     save_weights(weights, storage.weights_file)
     targets = tuple(Target("demo", (subject,), *place) for subject in subjects for place in PLACES)
-    plan = small_plan(folder, data=str(root), targets=targets, roi_groups={"V1v": "early"}, cutoffs=(DEEPER,))
+    digest = split_digest(open_algonauts(root))
+    plan = small_plan(folder, data=str(root), targets=targets, split_digest=digest, cutoffs=(DEEPER,))
+    plan = replace(plan, roi_groups={"V1v": "early"})
     untuned = Network(UNTUNED, UNTUNED, None, "", None)
     tuned_place = storage.trial_dir(targets[0], "contrastive", 3)
     state = build_backbone("alexnet", load_weights("random", "alexnet", 1).state, LAYER).state_dict()
@@ -181,6 +184,14 @@ def test_evaluating_again_computes_nothing(content: dict[str, Any], real: Evalua
     again, computed = real.run()
     assert computed == {}
     assert again == content
+
+
+def test_stimuli_that_changed_since_are_refused(real: Evaluated, tmp_path: Path) -> None:
+    changed = replace(
+        real, plan=replace(real.plan, split_digest="0" * 16), storage=SweepStorage(str(tmp_path), "small")
+    )
+    with pytest.raises(DataError, match="the sweep was made with 0000000000000000"):
+        changed.run()
 
 
 @pytest.mark.parametrize(("share", "sign"), [(0.5, 0), (1.0, -1)], ids=["mixed", "swapped"])
