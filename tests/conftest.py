@@ -115,7 +115,7 @@ def demo(demo_root: Path) -> AlgonautsDataset:
 def small_sweep(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> tuple[Path, str]:
     """The storage of a finished sweep on this machine alone, and what its command printed. It takes half a minute."""
     storage = tmp_path_factory.mktemp("storage")
-    done = sweep("run", "--data", demo_root, "--storage", storage, *SMALL)
+    done = sweep("run", "--data", demo_root, "--storage", storage, *SMALL, "--profile=cpu,max_slots=1")
     assert done.returncode == 0, done.stdout + done.stderr
     return storage, done.stdout
 

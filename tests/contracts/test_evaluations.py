@@ -115,6 +115,7 @@ def identity(row: Row) -> str:
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
+@pytest.mark.long
 class TestEveryEvaluation:
     def test_leaves_a_file_of_its_name_that_says_what_it_rests_on(self, evaluated: Evaluated, name: str) -> None:
         content, plan = evaluated.content(name), evaluated.ledger.plan
