@@ -12,7 +12,7 @@ DEMO_ARGS := --subjects 1,2 --hemispheres lh --cutoffs features.2,features.5 --e
 
 # Tests that start Ray stay in one process, one after the other (tests/conftest.py); the rest runs beside them. Plain
 # `pytest` takes turns.
-AT_ONCE := --numprocesses auto --dist loadscope --no-loadscope-reorder
+AT_ONCE := --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 EMPTY :=
 BIN := .venv/bin

@@ -11,6 +11,7 @@ from typing import Any
 import joblib
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 from xdist.scheduler import LoadScopeScheduling
 
 from orchestrator.tuning import ray_running
@@ -50,12 +51,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
     return OneRay(config, log)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores, since the process whose tests start Ray mostly waits for it."""
-    return int(min(4, joblib.cpu_count() + 1))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest starts first, so that the rest runs beside it."""
     items.sort(key=lambda item: not starts_ray(item.nodeid))
@@ -76,7 +71,9 @@ def pytest_configure() -> None:
     """Share the cores among the processes that test at the same time; more threads than cores are slower than one."""
     at_once = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     os.environ.update(PATIENT)
-    torch.set_num_threads(max(1, torch.get_num_threads() // at_once))
+    threads = max(1, joblib.cpu_count() // at_once)
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)  # those of NumPy's algebra
 
 
 @pytest.fixture(scope="session", autouse=True)

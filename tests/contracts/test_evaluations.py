@@ -30,6 +30,7 @@ from tests.orchestrator.selected import TARGETS, selected_sweep
 from trainables.data.algonauts import AlgonautsDataset
 from trainables.errors import ConfigError
 
+pytestmark = pytest.mark.long
 Content = dict[str, Any]
 Row = dict[str, Any]
 Metrics = dict[str, dict[str, list[float]]]
@@ -115,7 +116,6 @@ def identity(row: Row) -> str:
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
-@pytest.mark.long
 class TestEveryEvaluation:
     def test_leaves_a_file_of_its_name_that_says_what_it_rests_on(self, evaluated: Evaluated, name: str) -> None:
         content, plan = evaluated.content(name), evaluated.ledger.plan
