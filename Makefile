@@ -7,8 +7,9 @@ SPACE = smoke
 STORAGE = results
 NAME = $(if $(filter demo-data,$(DATA)),demo,$(notdir $(patsubst %/,%,$(DATA))))
 ARGS =
-# The demo leaves out a subject, a hemisphere and the deeper layers, so that it ends within minutes on two slow cores.
-DEMO_ARGS := --subjects 1,2 --hemispheres lh --cutoffs features.2,features.5 --epochs 2 --trials 2
+# The demo leaves out subjects, a hemisphere, most ROIs and the deeper layers, so that it ends within minutes on two slow
+# cores.
+DEMO_ARGS := --subjects 1,2 --hemispheres lh --rois V1v,hV4 --cutoffs features.2,features.5 --epochs 2 --trials 2
 
 # Tests that start Ray stay in one process, one after the other (tests/conftest.py); the rest runs beside them. Plain
 # `pytest` takes turns.

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from xdist.scheduler import LoadScopeScheduling
 
 from orchestrator.tuning import ray_running
-from tests.sweeps import PATIENT, SMALL, sweep
+from tests.sweeps import PATIENT, SmallSweep, interrupted_and_resumed
 from trainables.data.algonauts import AlgonautsDataset, open_algonauts
 from trainables.data.demo import make_demo
 
@@ -109,12 +109,12 @@ def demo(demo_root: Path) -> AlgonautsDataset:
 
 
 @pytest.fixture(scope="session")
-def small_sweep(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> tuple[Path, str]:
-    """The storage of a finished sweep on this machine alone, and what its command printed. It takes half a minute."""
-    storage = tmp_path_factory.mktemp("storage")
-    done = sweep("run", "--data", demo_root, "--storage", storage, *SMALL, "--profile=cpu,max_slots=1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return storage, done.stdout
+def small_sweep(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> SmallSweep:
+    """A sweep on this machine alone. It takes a minute."""
+    log = tmp_path_factory.mktemp("log") / "run.log"
+    return interrupted_and_resumed(
+        tmp_path_factory.mktemp("storage"), log, f"--data={demo_root}", "--profile=cpu,max_slots=1"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+from mlflow import MlflowClient
+
+from orchestrator.launch import open_sweep
+from orchestrator.ledger import Ledger, TrialRecord
 from sweep import main as command_line_of_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -143,3 +148,79 @@ def driver(
     finally:
         if started.process.poll() is None:
             started.kill()
+
+
+class Watched:
+    """What a bystander can read of a sweep while it runs."""
+
+    def __init__(self, storage: Path, name: str) -> None:
+        self.storage, self.name = storage, name
+
+    @property
+    def ledger(self) -> Ledger:
+        return open_sweep(self.name, str(self.storage))[1]
+
+    def records(self) -> dict[str, TrialRecord]:
+        if not (self.storage / self.name / "plan.json").exists():
+            return {}
+        ledger = self.ledger
+        return {record.uid: record for key in ledger.plan.studies for record in ledger.study_records(key)}
+
+    def midway(self) -> list[TrialRecord]:
+        """Trials that run and have a score already."""
+        return [record for record in self.records().values() if record.state == "running" and record.scores]
+
+    def ended(self) -> dict[str, TrialRecord]:
+        return {uid: record for uid, record in self.records().items() if record.state != "running"}
+
+    def resume(self, log: str) -> tuple[Path, str, str, str]:
+        return self.storage / log, "resume", self.name, f"--storage={self.storage}"
+
+    def statuses(self) -> dict[str, str]:
+        """Status of every trial's run in MLflow."""
+        client = MlflowClient(f"sqlite:///{self.storage / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name(self.name)
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id], filter_string="tags.kind = 'trial'")
+        assert len({run.data.tags["sweep.trial"] for run in runs}) == len(runs)
+        return {run.data.tags["sweep.trial"]: run.info.status for run in runs}
+
+
+def assert_went_on(before: dict[str, TrialRecord], after: dict[str, TrialRecord]) -> None:
+    """No finished trial ran again, and those that were interrupted are the same trials still."""
+    for uid, record in before.items():
+        if record.state == "running":
+            assert (after[uid].config, after[uid].started_ms) == (record.config, record.started_ms)
+            assert record.scores.items() <= after[uid].scores.items()
+        else:
+            assert after[uid] == record, "a finished trial ran again"
+
+
+@dataclass(frozen=True)
+class SmallSweep:
+    """A finished sweep that a Ctrl-C had interrupted and `resume` went on with."""
+
+    storage: Path
+    printed: str
+    """By the command that ended it."""
+    code: int
+    """Exit code of the command that was interrupted."""
+    said: str
+    """By that command."""
+    before: dict[str, TrialRecord]
+    """Trials when it was interrupted."""
+    statuses: dict[str, str]
+    """Their runs in MLflow."""
+
+
+def interrupted_and_resumed(storage: Path, log: Path, *options: str) -> SmallSweep:
+    """Run the sweep `SMALL`, stop it as a terminal does after its first trial, and let it end."""
+    watched = Watched(storage, "small")
+    with driver(log, "run", f"--storage={storage}", *SMALL, *options) as run:
+        run.wait_until(lambda: bool(run.workers() and watched.ended()), "a trial had ended")
+        os.killpg(run.process.pid, signal.SIGINT)
+        code = run.wait(120)
+    before, statuses = watched.records(), watched.statuses()
+    done = sweep("resume", "small", "--storage", storage)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return SmallSweep(storage, done.stdout, code, log.read_text(), before, statuses)

@@ -1,4 +1,4 @@
-"""One small sweep from the first command to a model that predicts in a process without this program."""
+"""One small sweep from the first command, through Ctrl-C, to a model that predicts without this program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from orchestrator.launch import open_sweep
 from orchestrator.storage import SweepStorage
-from tests.sweeps import SMALL, at_once
+from tests.sweeps import SMALL, SmallSweep, Watched, assert_went_on, at_once
 from trainables.data.algonauts import open_algonauts
 from trainables.data.responses import load_test
 from trainables.encoding.scores import pearson_r
@@ -28,14 +28,14 @@ METHODS = ("contrastive", "regression", "untuned")
 
 
 @pytest.fixture(scope="module")
-def storage(small_sweep: tuple[Path, str]) -> Path:
-    return small_sweep[0]
+def storage(small_sweep: SmallSweep) -> Path:
+    return small_sweep.storage
 
 
 @pytest.fixture(scope="module")
-def finished(small_sweep: tuple[Path, str]) -> str:
+def finished(small_sweep: SmallSweep) -> str:
     """A finished sweep; what its command printed."""
-    return small_sweep[1]
+    return small_sweep.printed
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,20 @@ def evaluated(selected: list[dict[str, Any]], storage: Path) -> dict[str, Any]:
 
 def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_interrupted_sweep_says_how_to_go_on_and_does(small_sweep: SmallSweep) -> None:
+    assert small_sweep.code == 130, small_sweep.said
+    command = f"sweep.py resume small --storage {small_sweep.storage}"
+    assert command in small_sweep.said.replace("--storage=", "--storage ")
+    assert "Traceback" not in small_sweep.said
+    states = {uid: record.state for uid, record in small_sweep.before.items()}
+    running = {uid for uid, state in states.items() if state == "running"}
+    assert running, states
+    assert len(running) < len(states)
+    assert {uid for uid, status in small_sweep.statuses.items() if status == "KILLED"} == running
+    assert set(small_sweep.statuses.values()) <= {"KILLED", "FINISHED"}
+    assert_went_on(small_sweep.before, Watched(small_sweep.storage, "small").records())
 
 
 def test_sweep_says_what_to_do_next(finished: str, storage: Path) -> None:

@@ -7,15 +7,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 from safetensors.torch import save_file
 
-from orchestrator.launch import open_sweep
-from orchestrator.ledger import Ledger, TrialRecord
-from tests.sweeps import Driver, driver
+from tests.sweeps import Driver, Watched, assert_went_on, driver
 from trainables.models.weights import load_weights
 
-pytestmark = pytest.mark.timeout(590)
+pytestmark = [pytest.mark.timeout(590), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
@@ -34,43 +31,7 @@ def command(demo_root: Path, weights_file: Path, tmp_path: Path) -> list[str]:
     return ["run", f"--data={demo_root}", f"--weights={weights_file}", f"--storage={tmp_path}", *options.split()]
 
 
-class Sweep:
-    """What a bystander can read of a sweep while it runs."""
-
-    def __init__(self, storage: Path) -> None:
-        self.storage = storage
-
-    @property
-    def ledger(self) -> Ledger:
-        return open_sweep("hurt", str(self.storage))[1]
-
-    def records(self) -> dict[str, TrialRecord]:
-        if not (self.storage / "hurt/plan.json").exists():
-            return {}
-        ledger = self.ledger
-        return {record.uid: record for key in ledger.plan.studies for record in ledger.study_records(key)}
-
-    def midway(self) -> list[TrialRecord]:
-        """Trials that run and have a score already."""
-        return [record for record in self.records().values() if record.state == "running" and record.scores]
-
-    def ended(self) -> dict[str, TrialRecord]:
-        return {uid: record for uid, record in self.records().items() if record.state != "running"}
-
-    def resume(self, log: str) -> tuple[Path, str, str, str]:
-        return self.storage / log, "resume", "hurt", f"--storage={self.storage}"
-
-    def statuses(self) -> dict[str, str]:
-        """Status of every trial's run in MLflow."""
-        client = MlflowClient(f"sqlite:///{self.storage / 'mlflow.db'}")
-        experiment = client.get_experiment_by_name("hurt")
-        assert experiment is not None
-        runs = client.search_runs([experiment.experiment_id], filter_string="tags.kind = 'trial'")
-        assert len({run.data.tags["sweep.trial"] for run in runs}) == len(runs)
-        return {run.data.tags["sweep.trial"]: run.info.status for run in runs}
-
-
-def assert_whole(sweep_of: Sweep) -> None:
+def assert_whole(sweep_of: Watched) -> None:
     """Every trial of the plan ended well, once, and MLflow says so."""
     ledger = sweep_of.ledger
     assert ledger.trials_left() == 0
@@ -84,8 +45,8 @@ def assert_whole(sweep_of: Sweep) -> None:
     assert sweep_of.statuses() == dict.fromkeys(sweep_of.records(), "FINISHED")
 
 
-def interrupt(run: Driver, hurt: Sweep, number: signal.Signals) -> None:
-    """Send what a terminal sends to all of its processes, or a batch system to the driver, while a trial runs."""
+def interrupt(run: Driver, hurt: Watched, number: signal.Signals) -> None:
+    """Send the driver what a batch system sends it while a trial runs."""
     run.wait_until(lambda: bool(run.workers() and hurt.midway()), "a trial was midway")
     if number == signal.SIGINT:
         os.killpg(run.process.pid, number)
@@ -103,39 +64,14 @@ def interrupt(run: Driver, hurt: Sweep, number: signal.Signals) -> None:
     assert set(statuses.values()) <= {"KILLED", "FINISHED"}
 
 
-def assert_went_on(before: dict[str, TrialRecord], after: dict[str, TrialRecord]) -> None:
-    """No finished trial ran again, and those that were interrupted are the same trials still."""
-    for uid, record in before.items():
-        if record.state == "running":
-            assert (after[uid].config, after[uid].started_ms) == (record.config, record.started_ms)
-            assert record.scores.items() <= after[uid].scores.items()
-        else:
-            assert after[uid] == record, "a finished trial ran again"
-
-
-def test_interrupted_sweep_says_how_to_go_on_and_does(command: list[str], tmp_path: Path) -> None:
-    hurt = Sweep(tmp_path)
-    sizes = ["--methods=untuned,contrastive", "--trials=1", "--epochs=9", "--profile=cpu,max_slots=1"]
-    with driver(tmp_path / "run.log", *command, *sizes) as run:
-        run.wait_until(lambda: bool(hurt.ended()), "a trial had ended")
-        interrupt(run, hurt, signal.SIGINT)
-    interrupted = hurt.records()
-    with driver(*hurt.resume("last.log")) as run:
-        assert run.wait() == 0, run.log.read_text()
-    assert_went_on(interrupted, hurt.records())
-    assert_whole(hurt)
-
-
-@pytest.mark.long
 def test_batch_systems_signal_ends_a_sweep_like_ctrl_c(command: list[str], tmp_path: Path) -> None:
-    hurt = Sweep(tmp_path)
+    hurt = Watched(tmp_path, "hurt")
     with driver(tmp_path / "run.log", *command, "--methods=contrastive", "--trials=1", "--epochs=15") as run:
         interrupt(run, hurt, signal.SIGTERM)
 
 
-@pytest.mark.long
 def test_signal_to_every_process_is_no_error_and_loses_nothing(command: list[str], tmp_path: Path) -> None:
-    hurt = Sweep(tmp_path)
+    hurt = Watched(tmp_path, "hurt")
     with driver(tmp_path / "run.log", *command, "--methods=untuned,contrastive", "--trials=1", "--epochs=15") as run:
         run.wait_until(lambda: bool(run.workers() and hurt.midway()), "a trial was midway")
         os.killpg(run.process.pid, signal.SIGTERM)  # as `timeout` does
@@ -151,9 +87,8 @@ def test_signal_to_every_process_is_no_error_and_loses_nothing(command: list[str
     assert_whole(hurt)
 
 
-@pytest.mark.long
 def test_sweep_survives_the_death_of_its_machine_and_of_a_worker(command: list[str], tmp_path: Path) -> None:
-    hurt = Sweep(tmp_path)
+    hurt = Watched(tmp_path, "hurt")
     with driver(tmp_path / "run.log", *command, "--methods=untuned,contrastive", "--trials=3", "--epochs=18") as run:
         run.wait_until(lambda: bool(hurt.ended() and hurt.midway()), "a trial had ended and one was midway")
         run.kill()
@@ -166,10 +101,9 @@ def test_sweep_survives_the_death_of_its_machine_and_of_a_worker(command: list[s
     assert_whole(hurt)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("part", ["raylet/raylet", "gcs_server"])
 def test_driver_whose_ray_dies_ends_and_loses_nothing(part: str, command: list[str], tmp_path: Path) -> None:
-    hurt = Sweep(tmp_path)
+    hurt = Watched(tmp_path, "hurt")
     with driver(tmp_path / "run.log", *command, "--methods=contrastive", "--trials=1", "--epochs=15") as run:
         run.wait_until(lambda: bool(run.workers() and hurt.midway()), "a trial was midway")
         (pid,) = [pid for pid, title in run.family().items() if f"/{part} " in title]

@@ -42,7 +42,7 @@ from tests.servers import (
     s3,
     servers_running,
 )
-from tests.sweeps import ROOT, SMALL, Driver, driver
+from tests.sweeps import ROOT, SMALL, Driver, SmallSweep, driver
 from trainables.errors import StorageError
 
 pytestmark = [
@@ -326,7 +326,7 @@ def watch(run: Driver) -> dict[str, bytes]:
 
 @pytest.mark.long
 def test_sweep_on_servers_gives_the_trials_of_a_sweep_on_one_disk(
-    servers: Servers, small_sweep: tuple[Path, str], demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    servers: Servers, small_sweep: SmallSweep, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same options but for where things lie; and the passwords, which stand in them, come nowhere else.
 
@@ -354,7 +354,7 @@ def test_sweep_on_servers_gives_the_trials_of_a_sweep_on_one_disk(
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "sweep")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SWEEP_PASSWORD)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    _, here = open_sweep("small", str(small_sweep[0]))
+    _, here = open_sweep("small", str(small_sweep.storage))
     _, there = open_sweep("small", places["SWEEP_STORAGE"])
     assert there.plan.differences(here.plan) == ["data", "methods"]
     for key in there.plan.studies:
