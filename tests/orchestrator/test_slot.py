@@ -157,6 +157,7 @@ def slot(
     ray.kill(started.actor)
 
 
+@pytest.mark.long
 class TestSlot:
     """Trial after trial in one slot; the last test ends its worker."""
 
@@ -191,7 +192,6 @@ class TestSlot:
         assert not (slot.folder / "dropped").exists()
         assert not (slot.folder / "worse").exists()
 
-    @pytest.mark.long
     def test_a_trial_that_wants_other_workers_gets_new_ones(
         self, slot: SlotAtWork, expected: dict[str, list[float]]
     ) -> None:

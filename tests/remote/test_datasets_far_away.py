@@ -136,6 +136,7 @@ def test_a_data_set_is_read_through_faults_that_pass(
     assert {fault for *_, fault in proxy.log} == {"", "500", "503", "reset", "stall", "truncated", "short", "garbled"}
 
 
+@pytest.mark.long  # test_object_store.py has the same faults a file at a time
 @pytest.mark.parametrize("fault", ["500", "503", "reset", "truncated", "stall", "short", "expired", "denied"])
 def test_what_does_not_come_whole_is_told_and_not_kept(
     shaky: str, proxy: FaultProxy, tmp_path: Path, fault: str
