@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from orchestrator.plan import SweepPlan
 from orchestrator.planning import SweepOptions, make_plan
 from orchestrator.storage import SweepStorage
+from tests.orchestrator.plans import open_ledger
 from trainables.data.algonauts import AlgonautsDataset
 from trainables.errors import ConfigError
 from trainables.models.weights import PretrainedWeights, load_weights
@@ -30,11 +33,11 @@ def weights() -> PretrainedWeights:
     return load_weights("random")
 
 
-def plan_of(tmp_path: Path, demo: AlgonautsDataset, weights: PretrainedWeights, text: str) -> None:
+def plan_of(tmp_path: Path, demo: AlgonautsDataset, weights: PretrainedWeights, text: str) -> SweepPlan:
     path = tmp_path / "mine.py"
     path.write_text(text)
     options = SweepOptions(data=str(demo.root), name="x", storage=str(tmp_path), space=str(path))
-    make_plan(options, SweepStorage(str(tmp_path), "x"), demo, weights)
+    return make_plan(options, SweepStorage(str(tmp_path), "x"), demo, weights)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +66,13 @@ def test_fault_of_an_own_space_is_told_before_anything_is_made(
 
 def test_sound_own_space_makes_a_plan(tmp_path: Path, demo: AlgonautsDataset, weights: PretrainedWeights) -> None:
     fields = SUGGEST + ', first={"contrastive": {"temperature": 0.1}}, deepest_cutoff="features.5"'
-    plan_of(tmp_path, demo, weights, HEAD.format(body="return values", fields=fields))
+    plan = plan_of(tmp_path, demo, weights, HEAD.format(body="return values", fields=fields))
+    assert plan.cutoffs == ("features.2", "features.5")
+    assert plan.search_space.starting_point("contrastive", plan.cutoffs)["temperature"] == 0.1
     warm = "return {'layer_cutoff': cutoffs[0], 'temperature': trial.suggest_float('temperature', 0.1, 0.2)}"
     fields = SUGGEST + ', first={"contrastive": {"temperature": 0.15}}'  # it explores less than the recipe names
     head = HEAD.replace("values = contrastive(trial, cutoffs)", "pass")
-    plan_of(tmp_path, demo, weights, head.format(body=warm, fields=fields))
+    plan = plan_of(tmp_path, demo, weights, head.format(body=warm, fields=fields))
+    ledger = open_ledger(replace(plan, ledger=str(tmp_path / "ledger.journal")))
+    first = ledger.ask(next(iter(plan.studies)))
+    assert (first.config.temperature, first.config.layer_cutoff) == (0.15, "features.2")
