@@ -45,13 +45,10 @@ def assert_whole(sweep_of: Watched) -> None:
     assert sweep_of.statuses() == dict.fromkeys(sweep_of.records(), "FINISHED")
 
 
-def interrupt(run: Driver, hurt: Watched, number: signal.Signals) -> None:
+def terminate(run: Driver, hurt: Watched) -> None:
     """Send the driver what a batch system sends it while a trial runs."""
     run.wait_until(lambda: bool(run.workers() and hurt.midway()), "a trial was midway")
-    if number == signal.SIGINT:
-        os.killpg(run.process.pid, number)
-    else:
-        run.process.send_signal(number)
+    run.process.send_signal(signal.SIGTERM)
     code = run.wait(120)
     said = run.log.read_text()
     assert code == 130, said
@@ -67,7 +64,7 @@ def interrupt(run: Driver, hurt: Watched, number: signal.Signals) -> None:
 def test_batch_systems_signal_ends_a_sweep_like_ctrl_c(command: list[str], tmp_path: Path) -> None:
     hurt = Watched(tmp_path, "hurt")
     with driver(tmp_path / "run.log", *command, "--methods=contrastive", "--trials=1", "--epochs=15") as run:
-        interrupt(run, hurt, signal.SIGTERM)
+        terminate(run, hurt)
 
 
 def test_signal_to_every_process_is_no_error_and_loses_nothing(command: list[str], tmp_path: Path) -> None:
