@@ -47,8 +47,11 @@ class StudySearch(Searcher):
         self._pruned: set[str] = set()
         self.failure: CortexSweepError | None = None
         """What stopped the sweep: nothing more is handed out, trials in hand end, a resume goes on."""
-        self._dead: list[tuple[OpenTrial, dict[str, Any]]] = []
+        self._dead: list[OpenTrial] = []
         """Their workers died at every attempt, and no trial has ended otherwise since."""
+        self._returned: list[OpenTrial] = []
+        """Their workers died at every attempt, but others ended well since: each has one more chance, at the end."""
+        self._last_chance: set[str] = set()
         self._job = job
         self._on_finished = on_finished
         self._larger_share = larger_share
@@ -126,8 +129,11 @@ class StudySearch(Searcher):
         if result.get("out_of_memory") and self._larger_share and open_trial.uid not in self._alone:
             self._too_large.append(open_trial)
             return False
+        if error and open_trial.uid in self._last_chance:
+            self.ledger.finish(open_trial, "failed", None, details, "its worker group died at every attempt")
+            return True
         if error:
-            self._dead.append((open_trial, details))
+            self._dead.append(open_trial)
             if len(self._dead) >= DEATHS_IN_A_ROW:
                 self.failure = self.failure or StorageError(
                     f"the workers of {len(self._dead)} trials in a row died at every attempt, the last one "
@@ -135,7 +141,8 @@ class StudySearch(Searcher):
                     "then resume"
                 )
             return False
-        self.blame_the_dead()
+        self._returned += self._dead  # a trial has ended otherwise: it is not the machine
+        self._dead = []
         if result.get("failed"):
             self.ledger.finish(open_trial, "failed", None, details, str(result["failed"]))
         elif trial_id in self._pruned:
@@ -149,12 +156,16 @@ class StudySearch(Searcher):
             return False
         return True
 
-    def blame_the_dead(self) -> None:
-        """Fail the trials whose workers died: others ended well since, or the sweep did, so it is not the machine."""
-        while self._dead:
-            open_trial, details = self._dead.pop(0)
-            self.ledger.finish(open_trial, "failed", None, details, "its worker group died at every attempt")
-            self._on_finished(open_trial)
+    def give_last_chance(self) -> int:
+        """Hand out once more the trials whose workers died at every attempt; how many there are.
+
+        For a sweep that has ended otherwise: machines that come and go may hit one trial at each of its attempts, and
+        one that kills its workers by itself is failed when it does so again.
+        """
+        self._again = self._returned + self._dead
+        self._returned, self._dead = [], []
+        self._last_chance |= {open_trial.uid for open_trial in self._again}
+        return len(self._again)
 
     @contextmanager
     def _remembered(self) -> Iterator[None]:

@@ -112,21 +112,21 @@ def run_trials(
 
     search = StudySearch(ledger, job, finished, larger_share=profile.has_larger_share)
     progress.start(search)
-    if not search.left:
-        return True
-    tuner = _tuner(search, storage, min(slots, search.left), warm)
-    try:
-        with terminations_as_interrupts(), abandoned_reclaimed():
-            tuner.fit()
-    except TuneError:
-        if search.failure is None:
-            raise
-    if search.failure is not None:
-        raise search.failure
-    done = not search.running and search.exhausted
-    if done:
-        search.blame_the_dead()
-    return done
+    handed_out = search.left
+    while handed_out:
+        tuner = _tuner(search, storage, min(slots, handed_out), warm)
+        try:
+            with terminations_as_interrupts(), abandoned_reclaimed():
+                tuner.fit()
+        except TuneError:
+            if search.failure is None:
+                raise
+        if search.failure is not None:
+            raise search.failure
+        if search.running or not search.exhausted or asked_to_end.is_set():
+            return False
+        handed_out = search.give_last_chance()
+    return True
 
 
 def _tuner(search: StudySearch, storage: SweepStorage, slots: int, warm: bool) -> tune.Tuner:

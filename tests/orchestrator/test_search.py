@@ -184,16 +184,40 @@ def test_failure_after_a_score_is_a_failure(plan: SweepPlan) -> None:
     assert hand.ledger.best(V1_CONTRASTIVE) == []
 
 
-def test_worker_group_that_dies_at_every_attempt_fails_the_trial_when_another_ends(plan: SweepPlan) -> None:
+def rest_ends_well(hand: Hand) -> None:
+    """Complete whatever is handed out."""
+    while (handed := hand.next())[1] != Searcher.FINISHED:
+        hand.search.on_trial_complete(handed[0], result(9, 0.4))
+
+
+def test_trial_whose_workers_die_at_every_attempt_is_run_once_more_when_all_have_ended(plan: SweepPlan) -> None:
     hand = Hand(plan)
-    (dead, job), (other, _) = hand.next(), hand.next()
+    dead, job = hand.next()
     hand.search.on_trial_complete(dead, error=True)
-    assert hand.state(V1_CONTRASTIVE, 0) == "running", "it may be the machine"
-    hand.search.on_trial_complete(other, result(9, 0.4))
-    (record, *_) = Ledger(plan).study_records(V1_CONTRASTIVE)
+    rest_ends_well(hand)
+    assert hand.state(V1_CONTRASTIVE, 0) == "running"
+    assert hand.search.exhausted
+    assert hand.search.give_last_chance() == 1
+    assert not hand.search.exhausted
+    again, same = hand.next()
+    assert same["uid"] == job["uid"]
+    hand.search.on_trial_complete(again, result(9, 0.4))
+    assert hand.state(V1_CONTRASTIVE, 0) == "complete"
+    assert hand.search.give_last_chance() == 0
+
+
+def test_trial_that_kills_its_workers_every_time_fails_alone(plan: SweepPlan) -> None:
+    hand = Hand(plan)
+    dead, job = hand.next()
+    hand.search.on_trial_complete(dead, error=True)
+    rest_ends_well(hand)
+    hand.search.give_last_chance()
+    hand.search.on_trial_complete(hand.next()[0], error=True)
+    (record, *others) = Ledger(plan).study_records(V1_CONTRASTIVE)
     assert (record.state, record.error) == ("failed", "its worker group died at every attempt")
+    assert {other.state for other in others} == {"complete"}
     assert job["uid"] in hand.ended
-    assert len(hand.ended) == 2
+    assert hand.search.give_last_chance() == 0
 
 
 def test_machine_whose_workers_all_die_uses_up_no_trial(plan: SweepPlan) -> None:
@@ -209,12 +233,15 @@ def test_machine_whose_workers_all_die_uses_up_no_trial(plan: SweepPlan) -> None
     assert states == {"running"}
 
 
-def test_sweep_that_ends_well_blames_the_trials_that_died(plan: SweepPlan) -> None:
+def test_last_trials_of_a_sweep_that_died_have_their_chance_too(plan: SweepPlan) -> None:
     hand = Hand(plan)
-    trial_id, _ = hand.next()
-    hand.search.on_trial_complete(trial_id, error=True)
-    hand.search.blame_the_dead()
-    assert hand.state(V1_CONTRASTIVE, 0) == "failed"
+    handed = []
+    while (following := hand.next())[1] != Searcher.FINISHED:
+        handed.append(following[0])
+    for trial_id in handed[:-1]:
+        hand.search.on_trial_complete(trial_id, result(9, 0.4))
+    hand.search.on_trial_complete(handed[-1], error=True)
+    assert hand.search.give_last_chance() == 1
 
 
 def test_score_that_is_not_finite_fails_the_trial(plan: SweepPlan) -> None:
