@@ -125,7 +125,7 @@ def workers() -> list[dict[str, str]]:
 
 def records(name: str, folder: Path) -> dict[int, TrialRecord]:
     """The ledger's trials by number."""
-    if not (folder / name / "ledger.journal").exists():
+    if not (folder / name / "plan.json").exists():
         return {}
     _, ledger = open_sweep(name, str(folder))
     return {record.number: record for key in ledger.plan.studies for record in ledger.study_records(key)}

@@ -11,20 +11,19 @@ docs/cluster.md says.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 from mlflow import MlflowClient
 
-from benchmarks.machines import OPERATOR, USER, Machines, missing_tools
+from benchmarks.machines import OPERATOR, Machines
+from benchmarks.rehearsal import run_rehearsal
 from benchmarks.steps import Steps, check_ledger, ended_trials
 from trainables.data.demo import make_demo
 
@@ -175,7 +174,7 @@ def look_at_results(operator: Operator) -> None:
         steps.check(any(part in name for name in listed), f"nothing in S3 is called {part}")
 
 
-def rehearse(operator: Operator) -> None:
+def work_through(operator: Operator) -> None:
     """All steps."""
     machines, steps = operator.machines, operator.steps
 
@@ -205,22 +204,11 @@ def rehearse(operator: Operator) -> None:
         server.kill()
 
 
-def main() -> int:
-    """Make the machines, rehearse, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", type=Path, help="an empty folder in which everything stays, to be looked at")
-    asked = parser.parse_args()
-    if lacks := missing_tools():
-        print(f"this rehearsal {lacks}", file=sys.stderr)
-        return 2
-    with tempfile.TemporaryDirectory() as temporary:
-        folder, steps, started = (asked.keep or Path(temporary)).resolve(), Steps(), time.monotonic()
-        with Machines(folder, ADDRESSES, extras=("nod", "postgres")) as machines:
-            give_access(machines)
-            steps.note("machines made", started, f"{len(ADDRESSES)} and the operator's; user {USER}")
-            rehearse(Operator(machines, folder, steps))
-        return steps.conclude("cluster/onprem.yaml on three machines of namespaces")
+def rehearse(machines: Machines, folder: Path, steps: Steps) -> None:
+    """All of it, as a person would."""
+    give_access(machines)
+    work_through(Operator(machines, folder, steps))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_rehearsal(__doc__, "cluster/onprem.yaml on three machines of namespaces", ADDRESSES, rehearse))

@@ -9,17 +9,16 @@ trial, is put in the queue again and ends. Prints a table; exits with 1 if somet
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.machines import SHARED, USER, Machines, missing_tools
+from benchmarks.machines import SHARED, USER, Machines
+from benchmarks.rehearsal import run_rehearsal
 from benchmarks.steps import Steps, check_ledger, ended_trials
 from trainables.data.demo import make_demo
 
@@ -111,11 +110,12 @@ class Job:
             self.machines.end_processes_of_user(name)
 
 
-def rehearse(machines: Machines, steps: Steps) -> None:
+def rehearse(machines: Machines, folder: Path, steps: Steps) -> None:
     """The job, its time limit, the job again."""
+    prepare(machines)
     ledger = machines.folder / "shared/results/queue/ledger.journal"
     busy: set[str] = set()
-    job = Job(machines, machines.folder / "job-1.log")
+    job = Job(machines, folder / "job-1.log")
 
     def look() -> bool:
         for name in NODES:
@@ -133,7 +133,7 @@ def rehearse(machines: Machines, steps: Steps) -> None:
     steps.check(busy == set(NODES), f"trials ran on {busy or 'no node'}")
     job.clean_up()
     started = time.monotonic()
-    again = Job(machines, machines.folder / "job-2.log")
+    again = Job(machines, folder / "job-2.log")
     try:
         code = again.process.wait(400)
     except subprocess.TimeoutExpired:
@@ -143,22 +143,6 @@ def rehearse(machines: Machines, steps: Steps) -> None:
     check_ledger(steps, before, ended_trials(ledger), TRIALS)
 
 
-def main() -> int:
-    """Make the machines, rehearse, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", type=Path, help="an empty folder in which everything stays, to be looked at")
-    asked = parser.parse_args()
-    if lacks := missing_tools():
-        print(f"this rehearsal {lacks}", file=sys.stderr)
-        return 2
-    with tempfile.TemporaryDirectory() as temporary:
-        folder, steps, started = (asked.keep or Path(temporary)).resolve(), Steps(), time.monotonic()
-        with Machines(folder, NODES, extras=("nod", "postgres"), shared_home=True) as machines:
-            prepare(machines)
-            steps.note("nodes made", started, "two, with one home")
-            rehearse(machines, steps)
-        return steps.conclude("cluster/slurm.sbatch on two machines of namespaces")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    title = "cluster/slurm.sbatch on two machines of namespaces"
+    sys.exit(run_rehearsal(__doc__, title, NODES, rehearse, shared_home=True))

@@ -28,12 +28,14 @@ SERVER_NOTICES = (
 """Else a server takes hours to see that the machine of a driver has vanished, and holds its sweep as long."""
 LOOK_SECONDS = 20.0
 """How often a driver looks whether the ledger's server still holds the sweep for it."""
+PEEK_SECONDS = 1.0
+"""`is_driven` holds the lock for a moment: a driver that starts just then waits for it."""
 LOCK = text("SELECT pg_try_advisory_lock(hashtextextended(:sweep, 0))")
 
 
 @contextmanager
-def only_one(lock_file: Path) -> Iterator[None]:
-    """Let one process of this machine (or shared file system) in.
+def only_one(lock_file: Path, patience: float = PEEK_SECONDS) -> Iterator[None]:
+    """Let one process of this machine (or shared file system) in, after at most ``patience`` seconds.
 
     Raises:
         StorageError: another one is in.
@@ -42,7 +44,7 @@ def only_one(lock_file: Path) -> Iterator[None]:
         lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except Timeout:
         raise StorageError(
             f"another process is running this sweep (it holds {lock_file}); wait for it or end it"
@@ -58,7 +60,7 @@ def is_driven(lock_file: Path) -> bool:
     if not lock_file.exists():
         return False
     try:
-        with only_one(lock_file):
+        with only_one(lock_file, patience=0):
             return False
     except StorageError:
         return True
