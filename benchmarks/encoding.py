@@ -40,7 +40,7 @@ MOST_DIFFERENCE = 1e-3
 def pictures(n_stimuli: int) -> NDArray[np.uint8]:
     """The demo's pictures at the network's size."""
     size = (backbone_spec("alexnet").image_size,) * 2
-    return np.stack([Image.fromarray(picture(number, 0)).resize(size) for number in range(1, n_stimuli + 1)])
+    return np.stack([np.array(Image.fromarray(picture(number, 0)).resize(size)) for number in range(1, n_stimuli + 1)])
 
 
 def responses_to(features: torch.Tensor, n_voxels: int) -> NDArray[np.float32]:
@@ -160,7 +160,7 @@ def main() -> int:
     parser.add_argument("--layers", nargs="+", default=list(backbone_spec("alexnet").readout_layers))
     asked = parser.parse_args()
     comparison = Comparison(asked)
-    network = build_backbone("alexnet", load_weights("random").state).to(comparison.device)
+    network = build_backbone("alexnet", load_weights("random").state, "output").to(comparison.device)
     stimuli, rows = pictures(asked.stimuli), np.arange(asked.stimuli)
     responses = None
     for layer in asked.layers:

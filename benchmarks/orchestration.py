@@ -153,7 +153,7 @@ def main() -> int:
         storage, plan = plan_of(asked, Path(temporary))
         ledger = Ledger(plan)
         ledger.open_studies()
-        tuning.Slot = StubSlot  # type: ignore[assignment, misc]
+        vars(tuning)["Slot"] = StubSlot
         progress = SweepProgress(Console(), plan)
         profile = Profile("stub", cpus_per_worker=1)
         projector = Projector(Projection(ledger, storage.artifacts_uri))

@@ -81,14 +81,15 @@ def tune_epoch(
 ) -> float:
     """One pass over the training stimuli; the mean loss."""
     model.train()
-    total = 0.0
+    total, seen = 0.0, 0
     for images, responses in loader:
         optimiser.zero_grad()
-        loss = contrastive_loss(*model(images.to(device), responses.to(device)), temperature=0.3)
+        of_responses, of_images = model(images.to(device), responses.to(device))
+        loss = contrastive_loss(of_responses, of_images, temperature=0.3)
         loss.backward()
         optimiser.step()
-        total += loss.item() * len(images)
-    return total / len(loader.dataset)  # type: ignore[arg-type]
+        total, seen = total + loss.item() * len(images), seen + len(images)
+    return total / seen
 
 
 def encoding_of_an_roi(

@@ -75,7 +75,7 @@ def published_round(
         started = time.perf_counter()
         tune_epoch(model, optimiser, loader, device)
         side.seconds.append(time.perf_counter() - started)
-    tuned = build_backbone("alexnet", model.backbone.state_dict()).to(device)
+    tuned = build_backbone("alexnet", model.backbone.state_dict(), "output").to(device)
     side.r.append(score_readout_layers(tuned, data).r)
 
 

@@ -13,6 +13,10 @@ from trainables.errors import ConfigError
 
 COORDINATOR_CPUS = 0.01
 """What a slot's coordinator (which only waits) asks for beside its workers."""
+COORDINATOR = {"CPU": COORDINATOR_CPUS, "node:__internal_head__": 1e-3}
+"""The head alone has the second resource, 1 of it: elsewhere a coordinator would die with its machine, and take the
+place of a slot from workers that fill their machines.
+"""
 ROUNDING = 1e-6
 """Sums of hundredths of a core fall short of whole numbers by less than this."""
 

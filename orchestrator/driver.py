@@ -33,12 +33,17 @@ PEEK_SECONDS = 1.0
 LOCK = text("SELECT pg_try_advisory_lock(hashtextextended(:sweep, 0))")
 
 
+class SweepIsDrivenError(StorageError):
+    """Another process has what only one may have."""
+
+
 @contextmanager
 def only_one(lock_file: Path, patience: float = PEEK_SECONDS) -> Iterator[None]:
     """Let one process of this machine (or shared file system) in, after at most ``patience`` seconds.
 
     Raises:
-        StorageError: another one is in.
+        SweepIsDrivenError: another one is in.
+        StorageError: the lock cannot be written.
     """
     with storage_errors(lock_file):
         lock_file.parent.mkdir(parents=True, exist_ok=True)
@@ -46,8 +51,9 @@ def only_one(lock_file: Path, patience: float = PEEK_SECONDS) -> Iterator[None]:
     try:
         lock.acquire(timeout=patience)
     except Timeout:
-        raise StorageError(
-            f"another process is running this sweep (it holds {lock_file}); wait for it or end it"
+        raise SweepIsDrivenError(
+            f"another process is running this sweep, or one with this ledger (it holds {lock_file}); wait for it or "
+            "end it"
         ) from None
     try:
         yield
@@ -62,7 +68,7 @@ def is_driven(lock_file: Path) -> bool:
     try:
         with only_one(lock_file, patience=0):
             return False
-    except StorageError:
+    except SweepIsDrivenError:
         return True
 
 
@@ -70,16 +76,27 @@ def is_driven(lock_file: Path) -> bool:
 def sole_driver(lock_file: Path, ledger: str, sweep_id: str) -> Iterator[None]:
     """Let one process drive the sweep, and mend what a killed one left.
 
-    One of this machine or shared file system; where the ledger is on PostgreSQL, one of all machines.
+    One of this machine or shared file system; where the ledger is on PostgreSQL, one of all machines. A ledger in a
+    file of its own place has a lock of its own: the sweep's may be another one in another working directory, where the
+    storage is remote, and two sweeps may name one file.
 
     Raises:
-        StorageError: another process drives this sweep.
+        SweepIsDrivenError: another process drives this sweep, or writes to its ledger's file.
+        StorageError: a lock cannot be had.
     """
-    with only_one(lock_file):
+    file = _file_of(ledger)
+    beside = nullcontext() if file is None or file.parent == lock_file.parent else only_one(Path(f"{file}.driver"))
+    with only_one(lock_file), beside:
         if "://" not in ledger:
             mend_journal(Path(ledger))
         with _ServerLock(ledger, sweep_id) if ledger.startswith("postgresql") else nullcontext():
             yield
+
+
+def _file_of(ledger: str) -> Path | None:
+    """The file of a ledger that is one."""
+    path = ledger.removeprefix("sqlite:///")
+    return None if "://" in path else Path(path).absolute()
 
 
 class _ServerLock:
@@ -103,7 +120,7 @@ class _ServerLock:
             free = self._take()
         if not free:
             self._connection.close()
-            raise StorageError(
+            raise SweepIsDrivenError(
                 "another process is running this sweep, here or on another machine (the ledger's database knows it); "
                 "wait for it or end it; of a machine that has vanished the database knows after a minute"
             )

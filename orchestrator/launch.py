@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.profiles import choose_profile
-from orchestrator.driver import only_one, sole_driver
+from orchestrator.driver import SweepIsDrivenError, only_one, sole_driver
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import open_storage
 from orchestrator.passwords import without_passwords
@@ -54,8 +54,10 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
     plan = replace(existing, profile=plan.profile)
     try:
         return plan, execute(plan, storage, options.address, console, quiet)
+    except SweepIsDrivenError:
+        raise
     except CortexSweepError:
-        if new and not _has_started(plan):  # mended options or data may be given with the same name
+        if new:  # mended options or data may be given with the same name
             _unmake(storage, plan, folder_is_new)
         raise
 
@@ -113,14 +115,19 @@ def _has_started(plan: SweepPlan) -> bool:
 
 
 def _unmake(storage: SweepStorage, plan: SweepPlan, folder_is_new: bool) -> None:
-    """Take back what `_make` wrote; studies without trials may stay in a database, under an id that nobody has."""
-    with suppress(StorageError):  # MLflow that is away tells the next run, if it kept the name
-        withdraw_experiment(plan)
-    with storage_errors(storage.root, "delete"):
-        storage.plan_file.unlink()
-        storage.weights_file.unlink()
-    if storage.is_local and folder_is_new:  # otherwise somebody else's files may lie there
-        shutil.rmtree(str(storage.root), ignore_errors=True)
+    """Take back what `_make` wrote, unless another process has begun to run it; studies without trials may stay in a
+    database, under an id that nobody has.
+    """
+    with suppress(StorageError), sole_driver(storage.driver_lock, plan.ledger, plan.sweep_id):
+        if _has_started(plan):
+            return
+        with suppress(StorageError):  # MLflow that is away tells the next run, if it kept the name
+            withdraw_experiment(plan)
+        with storage_errors(storage.root, "delete"):
+            storage.plan_file.unlink()
+            storage.weights_file.unlink()
+        if storage.is_local and folder_is_new:  # otherwise somebody else's files may lie there
+            shutil.rmtree(str(storage.root), ignore_errors=True)
 
 
 def resume(
@@ -142,6 +149,11 @@ def resume(
 def execute(plan: SweepPlan, storage: SweepStorage, address: str | None, console: Console, quiet: bool) -> Outcome:
     """Hold the sweep, run its trials and write them to MLflow."""
     with sole_driver(storage.driver_lock, plan.ledger, plan.sweep_id):
+        if not storage.plan_file.exists():
+            raise StorageError(
+                f"the sweep {plan.name} has gone: the process that made it failed and took it back; run it again"
+            )
+        storage.forget_scratch()  # a killed driver's
         ledger = Ledger(plan)
         ledger.open_studies()
         projection = Projection(ledger, storage.artifacts_uri)
@@ -153,6 +165,7 @@ def execute(plan: SweepPlan, storage: SweepStorage, address: str | None, console
         finally:
             progress.stop()
             tracked = projector.close()
+        storage.forget_scratch()
         return Outcome(finished, tracked)
 
 

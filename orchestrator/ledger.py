@@ -151,6 +151,18 @@ class Ledger:
         trial.set_user_attr("config", config.to_dict())
         return OpenTrial(key, trial, config)
 
+    def count_death(self, open_trial: OpenTrial) -> int:
+        """Record that a trial's workers died at every attempt; how often they have."""
+        deaths = self.deaths(open_trial) + 1
+        with ledger_errors(self.plan.ledger):
+            open_trial.trial.set_user_attr("deaths", deaths)
+        return deaths
+
+    def deaths(self, open_trial: OpenTrial) -> int:
+        """How often a trial's workers have died at every attempt."""
+        with ledger_errors(self.plan.ledger):
+            return int(open_trial.trial.user_attrs.get("deaths", 0))
+
     def report(self, open_trial: OpenTrial, epoch: int, score: float) -> bool:
         """Record a validation score; True if the trial should be pruned, judged within its own study."""
         trial = open_trial.trial

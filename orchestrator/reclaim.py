@@ -7,22 +7,25 @@ not name the controller yet. Each group that stays takes a slot away; when all a
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray._raylet import PlacementGroupID
-from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.state import list_actors, list_placement_groups
-from ray.util.state.exception import RayStateApiException
 
 from cluster.profiles import COORDINATOR_CPUS
 
+log = logging.getLogger(__name__)
+
 LOOK_SECONDS = 10.0
 """A group is removed if it stands empty at two looks: one that has just been made has no workers yet."""
+FAILED_LOOKS = 6
+"""So many in a row are told: what is not seen is not freed."""
 MOST = 10_000
 """As many as Ray lists at once."""
 
@@ -42,12 +45,17 @@ def abandoned_reclaimed(seconds: float = LOOK_SECONDS) -> Iterator[None]:
 
 def _look(wait: Callable[[float], bool], seconds: float) -> None:
     suspects: set[str] = set()
+    failed = 0
     while not wait(seconds):
-        with suppress(RayError, RayStateApiException, OSError, ValueError):  # Ray is busy or away: the next look tells
+        try:
             found = abandoned_groups()
             for name in found & suspects:
                 remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(name)))
-            suspects = found - suspects
+            suspects, failed = found - suspects, 0
+        except Exception as error:  # noqa: BLE001 - Ray is busy or away, and the next look tells; a thread must not end
+            failed += 1
+            if failed == FAILED_LOOKS:
+                log.warning("Ray does not say which slots' resources killed processes left reserved: %s", error)
 
 
 def abandoned_groups() -> set[str]:
@@ -67,4 +75,4 @@ def abandoned_groups() -> set[str]:
 
 def _is_tunes(group: Any) -> bool:
     """Whether Tune reserved it for a slot's coordinator; Tune looks after its own."""
-    return all(bundle["unit_resources"] == {"CPU": COORDINATOR_CPUS} for bundle in group.bundles)
+    return all(bundle["unit_resources"].get("CPU") == COORDINATOR_CPUS for bundle in group.bundles)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -16,6 +16,9 @@ from trainables.errors import CortexSweepError, StorageError
 
 DEATHS_IN_A_ROW = 3
 """So many trials whose workers died are the machine's fault, not theirs: the sweep stops instead of using them up."""
+DEATHS_OF_A_TRIAL = 3
+"""A trial whose workers died at every attempt so often, resumes included, is failed whatever others do."""
+DIED = "its worker group died at every attempt"
 
 
 class StudySearch(Searcher):
@@ -58,9 +61,11 @@ class StudySearch(Searcher):
         self._too_large: list[OpenTrial] = []
         """Ran out of memory. They run last: only then do other slots leave a device to one trial."""
         self._alone: set[str] = set()
-        self._again = ledger.interrupted()
+        interrupted = ledger.interrupted()
+        self._again = [trial for trial in interrupted if not ledger.deaths(trial)]
+        self._returned += [trial for trial in interrupted if ledger.deaths(trial)]
         self.asked: dict[StudyKey, int] = {key: len(ledger.study_records(key)) for key in ledger.plan.studies}
-        self.left = sum(max(0, n - self.asked[key]) for key, n in ledger.plan.studies.items()) + len(self._again)
+        self.left = self.due + len(self._returned)
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's Tune configuration, or FINISHED."""
@@ -79,10 +84,11 @@ class StudySearch(Searcher):
         return self._job(open_trial, self._score_to_beat(open_trial.study), open_trial.uid in self._alone)
 
     @property
-    def exhausted(self) -> bool:
-        """Whether every trial of the plan has been handed out."""
+    def due(self) -> int:
+        """Trials of the plan that have not been handed out, without those that wait for a last chance."""
         budgets = self.ledger.plan.studies
-        return not self._again and not self._too_large and all(self.asked[key] >= budgets[key] for key in budgets)
+        new = sum(max(0, budgets[key] - self.asked[key]) for key in budgets)
+        return new + len(self._again) + len(self._too_large)
 
     def _next(self) -> OpenTrial | None:
         if self._again:
@@ -116,11 +122,13 @@ class StudySearch(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the ledger how a trial ended; one that was merely interrupted stays running there."""
         open_trial = self.running.pop(trial_id)
-        with self._remembered():
-            if self._tell(trial_id, open_trial, result or {}, error):
+        with suppress(CortexSweepError), self._remembered():  # raised, Tune would run the trial again
+            if error:
+                self._bury(open_trial)
+            elif self._tell(trial_id, open_trial, result or {}):
                 self._on_finished(open_trial)
 
-    def _tell(self, trial_id: str, open_trial: OpenTrial, result: dict[str, Any], error: bool) -> bool:
+    def _tell(self, trial_id: str, open_trial: OpenTrial, result: dict[str, Any]) -> bool:
         """Write the verdict; False if there is none, because the trial will be taken up again."""
         details = json.loads(result.get("details", "{}"))
         if result.get("halt"):
@@ -129,20 +137,7 @@ class StudySearch(Searcher):
         if result.get("out_of_memory") and self._larger_share and open_trial.uid not in self._alone:
             self._too_large.append(open_trial)
             return False
-        if error and open_trial.uid in self._last_chance:
-            self.ledger.finish(open_trial, "failed", None, details, "its worker group died at every attempt")
-            return True
-        if error:
-            self._dead.append(open_trial)
-            if len(self._dead) >= DEATHS_IN_A_ROW:
-                self.failure = self.failure or StorageError(
-                    f"the workers of {len(self._dead)} trials in a row died at every attempt, the last one "
-                    f"{open_trial.uid}; look at the memory and at Ray's logs (/tmp/ray/session_latest/logs), "
-                    "then resume"
-                )
-            return False
-        self._returned += self._dead  # a trial has ended otherwise: it is not the machine
-        self._dead = []
+        self._clear_the_machine()
         if result.get("failed"):
             self.ledger.finish(open_trial, "failed", None, details, str(result["failed"]))
         elif trial_id in self._pruned:
@@ -156,14 +151,40 @@ class StudySearch(Searcher):
             return False
         return True
 
+    def _bury(self, open_trial: OpenTrial) -> None:
+        """A trial's workers have died at every attempt: its own fault, or the machine's."""
+        if self.ledger.count_death(open_trial) >= DEATHS_OF_A_TRIAL:
+            self._fail(open_trial)
+            return
+        self._dead.append(open_trial)
+        if len(self._dead) >= DEATHS_IN_A_ROW:
+            self.failure = self.failure or StorageError(
+                f"the workers of {len(self._dead)} trials in a row died at every attempt, the last one "
+                f"{open_trial.uid}; look at the memory and at Ray's logs (/tmp/ray/session_latest/logs), "
+                "then resume"
+            )
+
+    def _fail(self, open_trial: OpenTrial) -> None:
+        self.ledger.finish(open_trial, "failed", None, {}, DIED)
+        self._on_finished(open_trial)
+
+    def _clear_the_machine(self) -> None:
+        """A trial has ended otherwise, or the sweep has: it is not the machine. Who had a last chance is failed."""
+        while self._dead:
+            open_trial = self._dead.pop(0)
+            if open_trial.uid in self._last_chance:
+                self._fail(open_trial)
+            else:
+                self._returned.append(open_trial)
+
     def give_last_chance(self) -> int:
         """Hand out once more the trials whose workers died at every attempt; how many there are.
 
         For a sweep that has ended otherwise: machines that come and go may hit one trial at each of its attempts, and
         one that kills its workers by itself is failed when it does so again.
         """
-        self._again = self._returned + self._dead
-        self._returned, self._dead = [], []
+        self._clear_the_machine()
+        self._again, self._returned = self._returned, []
         self._last_chance |= {open_trial.uid for open_trial in self._again}
         return len(self._again)
 

@@ -6,6 +6,7 @@ STORAGE/NAME/ledger.journal          every trial, finished or not (local default
 STORAGE/NAME/weights.safetensors     the pretrained weights that all trials start from
 STORAGE/NAME/trials/SLUG/METHOD/N/   weights of a study's best trials
 STORAGE/NAME/snapshots/SLUG/METHOD/N/  where a running trial is, if it runs for longer than a minute
+STORAGE/NAME/scratch/                Ray's own bookkeeping, while a driver runs
 STORAGE/NAME/selection.json          what `select` chose
 STORAGE/NAME/evaluation/             test scores, a table for each evaluation; cells/: r of every voxel
 STORAGE/NAME/artifacts/              MLflow artifacts (a tracking server keeps its own)
@@ -19,7 +20,7 @@ import re
 import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -185,6 +186,12 @@ class SweepStorage:
     def scratch(self) -> str:
         """Ray's own bookkeeping; nothing there is needed after a run."""
         return str(self.root / "scratch")
+
+    def forget_scratch(self) -> None:
+        """Delete what Ray has written of former runs; what cannot be deleted stays, and harms nobody."""
+        with suppress(StorageError), storage_errors(self.root / "scratch", "delete"):
+            if (self.root / "scratch").exists():
+                (self.root / "scratch").rmdir(recursive=True)
 
     def trial_dir(self, target: Target, method: str, number: int) -> UPath:
         """Tuned weights of one trial."""

@@ -7,7 +7,7 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ray import tune
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.tune import TuneError
 
-from cluster.profiles import COORDINATOR_CPUS, Profile
+from cluster.profiles import COORDINATOR, COORDINATOR_CPUS, Profile
 from orchestrator.ledger import Ledger, OpenTrial
 from orchestrator.node_watch import asked_to_end, node_watched
 from orchestrator.passwords import not_inherited
@@ -112,26 +112,32 @@ def run_trials(
 
     search = StudySearch(ledger, job, finished, larger_share=profile.has_larger_share)
     progress.start(search)
-    handed_out = search.left
-    while handed_out:
-        tuner = _tuner(search, storage, min(slots, handed_out), warm)
-        try:
-            with terminations_as_interrupts(), abandoned_reclaimed():
-                tuner.fit()
-        except TuneError:
-            if search.failure is None:
-                raise
-        if search.failure is not None:
-            raise search.failure
-        if search.running or not search.exhausted or asked_to_end.is_set():
-            return False
-        handed_out = search.give_last_chance()
+    with terminations_as_interrupts(), abandoned_reclaimed():
+        while handed_out := search.due or search.give_last_chance():
+            tuner = _tuner(search, storage, min(slots, handed_out), warm)
+            _fit(tuner, search)
+            if search.failure is not None:
+                raise search.failure
+            if search.running or search.due or asked_to_end.is_set():
+                return False
     return True
+
+
+def _fit(tuner: tune.Tuner, search: StudySearch) -> None:
+    """Run until everything handed out has ended or somebody interrupts."""
+    interrupts = signal.getsignal(signal.SIGINT)
+    try:
+        tuner.fit()
+    except TuneError:
+        if search.failure is None:
+            raise
+    finally:
+        signal.signal(signal.SIGINT, interrupts)  # Tune leaves its own, which hears nobody any more
 
 
 def _tuner(search: StudySearch, storage: SweepStorage, slots: int, warm: bool) -> tune.Tuner:
     return tune.Tuner(
-        tune.with_resources(Slot, {"CPU": COORDINATOR_CPUS}),
+        tune.with_resources(Slot, COORDINATOR),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=StudyPruning(search),
@@ -149,10 +155,13 @@ def _tuner(search: StudySearch, storage: SweepStorage, slots: int, warm: bool) -
 
 
 def forget_weights(storage: SweepStorage, ledger: Ledger, ended: OpenTrial) -> None:
-    """Delete the weights of this study's trials that are no longer among its best."""
+    """Delete the weights of this study's trials that are no longer among its best, and what attempts of ``ended`` that
+    died left of its own.
+    """
     keep = {record.number for record in ledger.best(ended.study, ledger.plan.keep_weights)}
     for record in ledger.study_records(ended.study):
-        if record.number in keep or record.state == "running" or not record.details.get("weights"):
+        wrote = record.details.get("weights") or record.number == ended.trial.number
+        if record.number in keep or record.state == "running" or not wrote:
             continue
         place = storage.trial_dir(record.study.target, record.study.method, record.number)
         with storage_errors(place, "delete"):
@@ -219,7 +228,7 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
         resources = dict(ray.cluster_resources())
         if not address:
             resources["CPU"] = resources["CPU"] - 1 + COORDINATOR_CPUS * cores
-        with nullcontext() if address else node_watched():
+        with node_watched(own=not address):
             yield resources
     finally:
         ray.shutdown()

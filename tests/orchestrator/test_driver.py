@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.driver import is_driven, mend_journal, sole_driver
+from orchestrator.driver import SweepIsDrivenError, is_driven, mend_journal, sole_driver
 from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan
 from tests.orchestrator.plans import V1_CONTRASTIVE, complete, open_ledger, small_plan
@@ -149,3 +149,17 @@ def test_whether_somebody_drives_a_sweep_can_be_asked(plan: SweepPlan, tmp_path:
     with sole_driver(lock, plan.ledger, "an-id"):
         assert is_driven(lock)
     assert not is_driven(lock)
+
+
+@pytest.mark.parametrize("scheme", ["", "sqlite:///"])
+def test_ledger_file_elsewhere_has_one_driver_whatever_the_sweeps_lock(tmp_path: Path, scheme: str) -> None:
+    """With remote storage the sweep's lock lies in the working directory; and two sweeps may name one file."""
+    ledger = f"{scheme}{tmp_path / 'ledgers/one'}"
+    (tmp_path / "ledgers").mkdir()
+    with sole_driver(tmp_path / "here/driver.lock", ledger, "an-id"):
+        with pytest.raises(SweepIsDrivenError, match="with this ledger"):
+            sole_driver(tmp_path / "there/driver.lock", ledger, "an-id").__enter__()
+        with sole_driver(tmp_path / "there/driver.lock", ledger + "-other", "an-id"):
+            pass
+    with sole_driver(tmp_path / "there/driver.lock", ledger, "an-id"):
+        pass

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from orchestrator.launch import _make, load_plan, planned
+from orchestrator.driver import sole_driver
+from orchestrator.launch import _make, _unmake, execute, load_plan, planned
 from orchestrator.ledger import Ledger
+from orchestrator.plan import SweepPlan
 from orchestrator.planning import SweepOptions
+from orchestrator.storage import SweepStorage
 from tests.sweeps import at_once
+from trainables.errors import StorageError
 
 CONSTANT = "are the same for all training stimuli"
 V1 = ("--weights=random", "--space=smoke", "--rois=V1v", "--hemispheres=lh")
@@ -65,3 +72,56 @@ def test_sweep_that_has_trials_outlives_a_failed_run(demo_copy: Path, tmp_path: 
     assert (CONSTANT in told, told.count("Error"), "Traceback" in told) == (True, 1, False)
     assert (storage / "x/plan.json").exists()
     assert (storage / "x/ledger.journal").exists()
+
+
+def made(demo_copy: Path, storage: Path) -> tuple[SweepStorage, SweepPlan]:
+    """A sweep that one process has made and not begun."""
+    options = SweepOptions(str(demo_copy), "x", str(storage), hemispheres="lh", rois="V1v", space="smoke")
+    places, plan, _, weights = planned(replace(options, weights="random"), Console(quiet=True))
+    assert _make(places, plan, weights)
+    return places, load_plan(places)
+
+
+def test_run_that_another_one_overtook_leaves_it_its_sweep(demo_copy: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "results"
+    words: list[str | Path] = ["run", "--data", demo_copy, "--name=x", *V1, "--storage", storage]
+    places = SweepStorage(str(storage), "x")
+    with ExitStack() as other:
+
+        def make(*arguments: Any) -> bool:
+            """This process makes the sweep, and another one is faster to run it."""
+            assert _make(*arguments)
+            plan = load_plan(places)
+            other.enter_context(sole_driver(places.driver_lock, plan.ledger, plan.sweep_id))
+            return True
+
+        with patch("orchestrator.launch._make", make):
+            told = at_once(*words)
+    assert (told.returncode, "another process is running this sweep" in told.stderr) == (1, True)
+    assert places.plan_file.exists()
+    assert places.weights_file.exists()
+
+
+def test_sweep_that_another_process_runs_is_not_taken_back(demo_copy: Path, tmp_path: Path) -> None:
+    places, plan = made(demo_copy, tmp_path / "results")
+    with sole_driver(places.driver_lock, plan.ledger, plan.sweep_id):
+        _unmake(places, plan, folder_is_new=True)
+        assert places.plan_file.exists()
+    _unmake(places, plan, folder_is_new=True)
+    assert not places.root.exists()
+
+
+def test_sweep_that_was_taken_back_meanwhile_is_not_run(demo_copy: Path, tmp_path: Path) -> None:
+    places, plan = made(demo_copy, tmp_path / "results")
+    _unmake(places, plan, folder_is_new=True)
+    with pytest.raises(StorageError, match="run it again"):
+        execute(plan, places, None, Console(quiet=True), quiet=True)
+    assert not (tmp_path / "results/x/ledger.journal").exists()
+
+
+def test_what_ray_left_of_former_runs_is_deleted(demo_copy: Path, tmp_path: Path) -> None:
+    places, plan = made(demo_copy, tmp_path / "results")
+    Path(places.scratch, "tune-1/Slot_1/checkpoint_000000").mkdir(parents=True)
+    with patch("orchestrator.launch._run_left", return_value=True):
+        execute(plan, places, None, Console(quiet=True), quiet=True)
+    assert not Path(places.scratch).exists()

@@ -22,6 +22,7 @@ from tests.orchestrator.plans import (
     small_plan,
     worker_details,
 )
+from trainables.errors import StorageError
 
 
 class Hand:
@@ -72,7 +73,7 @@ def test_least_served_study_comes_first(tmp_path: Path) -> None:
         "subj01/lh/V1v/contrastive/00001",
         "subj02/rh/EBA/contrastive/00001",
     ]
-    assert hand.search.exhausted
+    assert hand.search.due == 0
     assert hand.next()[1] == Searcher.FINISHED
 
 
@@ -98,8 +99,8 @@ def test_interrupted_trials_come_before_new_ones(plan: SweepPlan) -> None:
     hand = Hand(plan)
     assert hand.search.left == 3
     assert hand.uids(2) == interrupted
-    states = [hand.search.exhausted, hand.uids(1), hand.search.exhausted]
-    assert states == [False, ["subj02/rh/EBA/contrastive/00001"], True]
+    states = [hand.search.due, hand.uids(1), hand.search.due]
+    assert states == [1, ["subj02/rh/EBA/contrastive/00001"], 0]
     assert hand.next()[1] == Searcher.FINISHED
 
 
@@ -109,7 +110,7 @@ def test_finished_sweep_hands_out_nothing(plan: SweepPlan) -> None:
         for _ in range(2):
             complete(ledger, ledger.ask(key), {9: 0.5})
     hand = Hand(plan)
-    assert (hand.search.left, hand.search.exhausted) == (0, True)
+    assert (hand.search.left, hand.search.due) == (0, 0)
     assert hand.next()[1] == Searcher.FINISHED
 
 
@@ -196,9 +197,9 @@ def test_trial_whose_workers_die_at_every_attempt_is_run_once_more_when_all_have
     hand.search.on_trial_complete(dead, error=True)
     rest_ends_well(hand)
     assert hand.state(V1_CONTRASTIVE, 0) == "running"
-    assert hand.search.exhausted
+    assert hand.search.due == 0
     assert hand.search.give_last_chance() == 1
-    assert not hand.search.exhausted
+    assert hand.search.due == 1
     again, same = hand.next()
     assert same["uid"] == job["uid"]
     hand.search.on_trial_complete(again, result(9, 0.4))
@@ -213,11 +214,68 @@ def test_trial_that_kills_its_workers_every_time_fails_alone(plan: SweepPlan) ->
     rest_ends_well(hand)
     hand.search.give_last_chance()
     hand.search.on_trial_complete(hand.next()[0], error=True)
+    assert hand.state(V1_CONTRASTIVE, 0) == "running"
+    assert hand.search.give_last_chance() == 0
     (record, *others) = Ledger(plan).study_records(V1_CONTRASTIVE)
     assert (record.state, record.error) == ("failed", "its worker group died at every attempt")
     assert {other.state for other in others} == {"complete"}
     assert job["uid"] in hand.ended
+
+
+def test_machine_that_breaks_at_the_end_fails_no_trial(tmp_path: Path) -> None:
+    hand = Hand(small_plan(tmp_path, trials=4))
+    for _ in range(DEATHS_IN_A_ROW):
+        dead, other = hand.next()[0], hand.next()[0]
+        hand.search.on_trial_complete(dead, error=True)
+        hand.search.on_trial_complete(other, result(9, 0.4))
+    rest_ends_well(hand)
+    assert hand.search.give_last_chance() == DEATHS_IN_A_ROW
+    for _ in range(DEATHS_IN_A_ROW):
+        assert hand.search.failure is None
+        hand.search.on_trial_complete(hand.next()[0], error=True)
+    assert "in a row died" in str(hand.search.failure)
+    records = [record for key in hand.ledger.plan.studies for record in Ledger(hand.ledger.plan).study_records(key)]
+    assert sorted(record.state for record in records) == ["complete"] * 5 + ["running"] * 3
+
+
+def test_trials_that_kill_their_workers_do_not_hold_up_every_resume(tmp_path: Path) -> None:
+    plan = small_plan(tmp_path, trials=4)
+    deaths = 0
+    while True:
+        hand = Hand(plan)
+        first = hand.search.left - hand.search.due  # those that died in a former run come last
+        assert first == (0 if not deaths else 3)
+        if hand.search.due:
+            handed = [hand.next()[0] for _ in range(hand.search.due)]
+            for trial_id in handed:
+                poisonous = hand.search.running[trial_id].study == V1_CONTRASTIVE
+                number = hand.search.running[trial_id].trial.number
+                died = poisonous and number < 3
+                hand.search.on_trial_complete(trial_id, None if died else result(9, 0.4), error=died)
+        count = hand.search.give_last_chance()
+        for _ in range(count):
+            hand.search.on_trial_complete(hand.next()[0], error=True)
+        deaths += 1
+        if hand.search.failure is None:
+            break
+        assert deaths < 4
     assert hand.search.give_last_chance() == 0
+    states = [record.state for record in Ledger(plan).study_records(V1_CONTRASTIVE)]
+    assert states == ["failed"] * 3 + ["complete"]
+
+
+def test_error_after_a_trials_end_stops_the_sweep_without_running_it_again(plan: SweepPlan) -> None:
+    hand = Hand(plan)
+
+    def full(_: OpenTrial) -> None:
+        raise StorageError("could not delete weights: disk full")
+
+    hand.search._on_finished = full
+    trial_id, _ = hand.next()
+    hand.search.on_trial_complete(trial_id, result(9, 0.4))  # an error from here makes Tune run the trial again
+    assert "disk full" in str(hand.search.failure)
+    assert hand.state(V1_CONTRASTIVE, 0) == "complete"
+    assert hand.next()[1] == Searcher.FINISHED
 
 
 def test_machine_whose_workers_all_die_uses_up_no_trial(plan: SweepPlan) -> None:
@@ -298,7 +356,7 @@ def test_trial_out_of_memory_runs_last_and_alone_then_fails_alone(plan: SweepPla
     later = [hand.next(), hand.next()]
     assert not any(job["alone"] or job["uid"] == large["uid"] for _, job in later), "it waits for the others"
     assert hand.next()[1] is None, "those that run may come back too"
-    assert not hand.search.exhausted
+    assert hand.search.due == 1
     for trial_id in (second, *(trial_id for trial_id, _ in later)):
         hand.search.on_trial_complete(trial_id, result(9, 0.5))
     again, job = hand.next()
@@ -307,7 +365,7 @@ def test_trial_out_of_memory_runs_last_and_alone_then_fails_alone(plan: SweepPla
     hand.search.on_trial_complete(again, OUT_OF_MEMORY)
     assert hand.state(V1_CONTRASTIVE, 0) == "failed"
     assert hand.search.failure is None
-    assert hand.search.exhausted
+    assert hand.search.due == 0
 
 
 def test_without_a_larger_share_it_fails_at_once(plan: SweepPlan) -> None:
