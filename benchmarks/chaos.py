@@ -120,9 +120,11 @@ class Chaos:
         tally.recovery.append(time.monotonic() - started)
         tally.driver_ended += self.starts > starts
         after = self.records()
-        tally.lost += sum(after.get(uid) != record for uid, record in before.items())
-        numbers = [record.number for record in after.values()]
-        tally.duplicated += len(numbers) - len(set(numbers))
+        lost = {uid for uid in before if uid not in after or after[uid].state == "running"}
+        tally.lost += len(lost)
+        # One that had ended and differs now has run again; so has one that the plan does not hold.
+        tally.duplicated += sum(after[uid] != before[uid] for uid in before.keys() - lost)
+        tally.duplicated += max(0, len(after) - self.trials)
         return True
 
     def _wait(self, condition: object) -> bool:
@@ -155,7 +157,11 @@ class Chaos:
 
     def finish(self) -> list[str]:
         """Let the sweep end; what is wrong with the outcome."""
-        while self.keep_running():
+        self.last = "nothing since the last kill"
+        while (ended := len(self.ended())) < self.trials and self._wait(lambda: len(self.ended()) > ended):  # noqa: B023
+            pass
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.keep_running() and time.monotonic() < deadline:
             time.sleep(0.5)
         records = self.records()
         client = MlflowClient(f"sqlite:///{self.folder / 'results/mlflow.db'}")
@@ -217,8 +223,7 @@ def cause(chaos: Chaos, kills: int) -> list[str]:
     """Kill so many times; what is wrong in the end."""
     for number in range(kills):
         if not chaos.kill_one():
-            print(f"the sweep ended after {number} kills; it needs more trials")
-            break
+            return [f"the sweep ended after {number} kills of {kills}; it needs more trials", *chaos.finish()]
         print(f"kill {number + 1} of {kills}: {chaos.last}; {len(chaos.ended())} trials have ended", flush=True)
     return chaos.finish()
 
