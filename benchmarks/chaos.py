@@ -158,7 +158,7 @@ class Chaos:
     def finish(self) -> list[str]:
         """Let the sweep end; what is wrong with the outcome."""
         self.last = "nothing since the last kill"
-        while (ended := len(self.ended())) < self.trials and self._wait(lambda: len(self.ended()) > ended):  # noqa: B023
+        while (ended := len(self.ended())) < self.trials and self._wait(lambda: len(self.ended()) > ended):
             pass
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self.keep_running() and time.monotonic() < deadline:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,12 +40,22 @@ def normalised_batch(stimuli: Stimuli, rows: NDArray[np.int64], spec: BackboneSp
             f"[n, {', '.join(map(str, expected))}]"
         )
     if isinstance(stimuli, Tensor):
-        pixels = stimuli[torch.from_numpy(rows).to(stimuli.device)]
+        # A copy that blocks would make a GPU wait for Python at every step.
+        pixels = stimuli[torch.from_numpy(rows).to(stimuli.device, non_blocking=True)]
     else:
         pixels = torch.from_numpy(stimuli[rows])
     images = pixels.to(device).permute(0, 3, 1, 2).float()
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (spec.mean, spec.std))
-    return images.mul_(1.0 / (255.0 * std)).sub_(mean / std)
+    scale, offset = _scale_and_offset(tuple(spec.mean), tuple(spec.std), device)
+    return images.mul_(scale).sub_(offset)
+
+
+@lru_cache(maxsize=16)
+def _scale_and_offset(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What pixels are multiplied by and what is then subtracted, ``[3, 1, 1]`` each."""
+    with torch.inference_mode(False):  # whoever asks first may be in that mode; tuning has to be able to use them
+        on_device = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
+        mean_there, std_there = on_device
+        return 1.0 / (255.0 * std_there), mean_there / std_there
 
 
 class StimulusCache:

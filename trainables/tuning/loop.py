@@ -221,7 +221,7 @@ class TrialRun(Iterator[EpochResult]):
         # embeddings.
         with autocast(self._device, choose_precision(self._precision, self._device)):
             features = self.backbone(images)
-        responses = subject.responses[batch.to(self._device)]
+        responses = subject.responses[batch.to(self._device, non_blocking=True)]
         return batch_loss(self.head, features, responses, self.config, generator, subject.index)
 
     def _scored(self, result: EpochResult) -> EpochResult:

@@ -40,8 +40,8 @@ class Mixing:
 
     def apply(self, responses: Tensor) -> Tensor:
         """Mixed responses, before they enter the head: ``[n_stimuli, n_voxels] -> [n_stimuli, n_voxels]``."""
-        shares = self.shares.to(responses)[:, None]
-        return shares * responses + (1 - shares) * responses[self.partners.to(responses.device)]
+        shares = self.shares.to(responses, non_blocking=True)[:, None]
+        return shares * responses + (1 - shares) * responses[self.partners.to(responses.device, non_blocking=True)]
 
     def labels(self) -> Tensor:
         """How much of each stimulus (columns) a mixed response (rows) holds, float64 ``[n_stimuli, n_stimuli]``."""
@@ -111,7 +111,7 @@ def bimixco(
     elif len(mixing.partners) != n_stimuli:
         raise ValueError(f"mixing is of {len(mixing.partners)} stimuli; expected the batch's {n_stimuli}")
     else:
-        labels = mixing.labels().to(similarity)
+        labels = mixing.labels().to(similarity, non_blocking=True)
     over_images = functional.log_softmax(similarity, dim=1)
     over_responses = functional.log_softmax(similarity, dim=0)
     return -(labels * (over_images + over_responses)).sum() / (2 * n_stimuli)

@@ -74,8 +74,8 @@ def _with_each_other(
     Inner products are all it takes: the mixtures themselves, ``[n_images, n_mixtures, n_dimensions]``, would be
     far larger than the batch.
     """
-    ranks = torch.randint(hardest.shape[1], (2, n_mixtures), generator=generator).to(hardest.device)
-    share = torch.rand(n_mixtures, generator=generator, dtype=torch.float64).to(similarity)
+    ranks = torch.randint(hardest.shape[1], (2, n_mixtures), generator=generator).to(hardest.device, non_blocking=True)
+    share = torch.rand(n_mixtures, generator=generator, dtype=torch.float64).to(similarity, non_blocking=True)
     one, other = hardest[:, ranks[0]], hardest[:, ranks[1]]
     dot = share * similarity.gather(1, one) + (1 - share) * similarity.gather(1, other)
     return dot / _norm(share, responses_gram[one, other])
@@ -83,8 +83,8 @@ def _with_each_other(
 
 def _with_the_image(similarity: Tensor, hardest: Tensor, n_mixtures: int, generator: torch.Generator) -> Tensor:
     """Similarity of each image to mixtures of itself and a hard negative, ``[n_images, n_mixtures]``."""
-    ranks = torch.randint(hardest.shape[1], (n_mixtures,), generator=generator).to(hardest.device)
-    share = torch.rand(n_mixtures, generator=generator, dtype=torch.float64).to(similarity) / 2
+    ranks = torch.randint(hardest.shape[1], (n_mixtures,), generator=generator).to(hardest.device, non_blocking=True)
+    share = torch.rand(n_mixtures, generator=generator, dtype=torch.float64).to(similarity, non_blocking=True) / 2
     cosine = similarity.gather(1, hardest[:, ranks])
     return (share + (1 - share) * cosine) / _norm(share, cosine)
 

@@ -1,0 +1,89 @@
+"""Trials whose workers die at every attempt, on a real Tuner with stubs for slots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+from rich.console import Console
+
+from cluster.profiles import PROFILES
+from orchestrator import tuning
+from orchestrator.ledger import Ledger
+from orchestrator.progress import SweepProgress
+from orchestrator.storage import SweepStorage
+from tests.orchestrator.plans import EBA_CONTRASTIVE, V1_CONTRASTIVE, open_ledger, small_plan
+from trainables.errors import StorageError
+
+pytestmark = [pytest.mark.timeout(280), pytest.mark.long]
+ATTEMPTS = 1 + tuning.SLOT_ATTEMPTS
+
+
+class StubSlot(tune.Trainable):
+    """Dies as often as a file says for its trial, then gives a score."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.trial = new_config["trial"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        place = Path(self.trial["weights_dir"].removeprefix("file://")).parents[3] / "deaths"
+        target, number = self.trial["config"]["target"], self.trial["weights_dir"][-5:]
+        left = place / f"{target['subjects'][0]}-{number}"
+        if left.exists() and (deaths := int(left.read_text())):
+            left.write_text(str(deaths - 1))
+            raise RuntimeError("the worker group of this slot has ended")
+        return {"epoch": self.trial["config"]["epochs"], "score": 0.4, "best_score": 0.4, "done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        pass
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def sweep(shared_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[SweepStorage, Ledger]:
+    monkeypatch.setattr(tuning, "Slot", StubSlot)
+    storage = SweepStorage(str(tmp_path), "stubs")
+    storage.create()
+    (tmp_path / "stubs/deaths").mkdir()
+    return storage, open_ledger(small_plan(tmp_path, trials=2))
+
+
+def run(storage: SweepStorage, ledger: Ledger, deaths: dict[str, int]) -> bool:
+    for name, count in deaths.items():
+        (Path(str(storage.root)) / "deaths" / name).write_text(str(count))
+    progress = SweepProgress(Console(quiet=True), ledger.plan, quiet=True)
+    return tuning.run_trials(storage, ledger, PROFILES["cpu"], 2, progress)
+
+
+def states(ledger: Ledger) -> list[str]:
+    again = Ledger(ledger.plan)
+    return [record.state for key in (V1_CONTRASTIVE, EBA_CONTRASTIVE) for record in again.study_records(key)]
+
+
+def test_trial_that_was_hit_at_every_attempt_ends_well_at_the_end(sweep: tuple[SweepStorage, Ledger]) -> None:
+    assert run(*sweep, {"subj01-00000": ATTEMPTS, "subj02-00001": 1})
+    assert states(sweep[1]) == ["complete"] * 4
+
+
+def test_trial_that_kills_its_workers_fails_and_the_rest_is_done(sweep: tuple[SweepStorage, Ledger]) -> None:
+    assert run(*sweep, {"subj01-00000": 100})
+    assert states(sweep[1]) == ["failed", "complete", "complete", "complete"]
+
+
+def test_machine_that_kills_every_worker_stops_the_sweep_and_a_resume_goes_on(
+    sweep: tuple[SweepStorage, Ledger],
+) -> None:
+    names = [f"subj0{subject}-0000{number}" for subject in (1, 2) for number in (0, 1)]
+    with pytest.raises(StorageError, match="in a row died"):
+        run(*sweep, dict.fromkeys(names, 100))
+    assert set(states(sweep[1])) == {"running"}
+    assert run(*sweep, dict.fromkeys(names, 0))
+    assert states(sweep[1]) == ["complete"] * 4
