@@ -28,6 +28,17 @@ def _problem(noise: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray,
     return features[:N_TRAIN], responses[:N_TRAIN], features[N_TRAIN:]
 
 
+def test_overwriting_fit_is_the_same_without_a_second_copy_of_the_features() -> None:
+    features, responses, unseen = _problem()
+    ours = torch.from_numpy(features).float()
+    kept = RidgeEncoder().fit(ours, responses)
+    assert float(ours.mean()) > 1, "left as it was"
+    overwritten = RidgeEncoder().fit(ours, responses, overwrite=True)
+    np.testing.assert_array_equal(overwritten.coef_, kept.coef_)
+    np.testing.assert_array_equal(overwritten.predict(unseen), kept.predict(unseen))
+    np.testing.assert_allclose(ours.mean(dim=0), 0, atol=1e-5)
+
+
 @pytest.mark.parametrize("n_components", [1000, 12])
 def test_is_scikit_learns_pca_and_ridge(n_components: int) -> None:
     features, responses, unseen = _problem()

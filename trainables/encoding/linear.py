@@ -67,12 +67,13 @@ class LinearEncoder:
         """Fit to the Gram matrix of the centred training features, float64 ``[n_stimuli, n_stimuli]``."""
         raise NotImplementedError
 
-    def fit(self, features: Array | Tensor, responses: Array | Tensor) -> Self:
+    def fit(self, features: Array | Tensor, responses: Array | Tensor, *, overwrite: bool = False) -> Self:
         """Fit to the training stimuli.
 
         Args:
             features: ``[n_stimuli, n_features]``, finite; anything but float64 is read as float32.
             responses: ``[n_stimuli, n_voxels]``, finite.
+            overwrite: ``features`` may be centred in place: those of a deep layer are gigabytes.
 
         Returns:
             self.
@@ -84,7 +85,7 @@ class LinearEncoder:
         y = torch.as_tensor(responses, dtype=torch.float64, device=x.device)
         _require_fit(x, y)
         feature_mean, response_mean = x.mean(dim=0), y.mean(dim=0)
-        centred = x - feature_mean
+        centred = x.sub_(feature_mean) if overwrite else x - feature_mean
         gram = _solvers.cross_gram(centred, centred)
         found = self.fit_products(gram, y, _solvers.RELATIVE_TOLERANCE[x.dtype])
         self.coef_ = (centred.T @ found.dual_coefficients.to(x.dtype)).cpu().numpy()

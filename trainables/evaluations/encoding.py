@@ -66,7 +66,7 @@ def fit_encoder(
         ValueError: features that are not finite.
     """
     features = extract_features(model, train.stimuli, train.rows, [readout_layer], precision=precision)
-    return ENCODERS[encoder](n_components).fit(features[readout_layer], train.responses)
+    return ENCODERS[encoder](n_components).fit(features[readout_layer], train.responses, overwrite=True)
 
 
 def predict_responses(
