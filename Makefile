@@ -24,7 +24,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-inp
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help sweep test test-all check format ui environment data
+.PHONY: help sweep test test-all check audit format ui environment data
 
 help:
 	@echo 'make sweep    a small real sweep on the demo set: environment, data, tuning, leaderboard'
@@ -32,6 +32,7 @@ help:
 	@echo 'make test     the test suite'
 	@echo 'make test-all the same and what takes minutes: servers, stores and machines that fail'
 	@echo 'make check    rules, format, strict types, layers and packages'
+	@echo 'make audit    known holes of the pinned packages (asks a database on the network)'
 	@echo 'make format   mends format and simple rules'
 	@echo 'make ui       MLflow UI on the results'
 	@echo
@@ -65,6 +66,13 @@ check: environment
 	@echo '6/6 packages: installed ones agree with each other'
 	@$(BIN)/python -m pip check --disable-pip-version-check
 	@echo 'Rules, format, types, layers and packages hold. Next: `make test`.'
+
+# Its tool has an environment of its own: it must not change what is pinned.
+audit:
+	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && \
+	  build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	@build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict || \
+	  { echo 'audit: a pinned package has a known hole (above), or the database of them does not answer' >&2; exit 1; }
 
 format: environment
 	@$(BIN)/ruff check --fix .

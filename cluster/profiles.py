@@ -60,19 +60,35 @@ class Profile:
         """
         if self.max_slots is not None:
             return self.max_slots
-        cpus = self.workers_per_slot * self.cpus_per_worker + COORDINATOR_CPUS
-        fit = [int(resources.get("CPU", 0) / cpus + ROUNDING)]
+        fit = self._fit(resources)
+        if fit < 1:
+            raise ConfigError(f"{self._lack(resources)}, choose another --profile")
+        return fit
+
+    def waits_for_machines(self, resources: Mapping[str, float]) -> str | None:
+        """One sentence if no slot fits today, so that only machines that join can run one; else None."""
+        if self._fit(resources) >= 1:
+            return None
+        return f"{self._lack(resources)}: slots wait until an autoscaler, or you, start machines with that"
+
+    def _fit(self, resources: Mapping[str, float]) -> int:
+        fit = [int(resources.get("CPU", 0) / self._cpus + ROUNDING)]
         if "memory" in resources:
             fit.append(max(1, int(resources["memory"] / (self.workers_per_slot * self.memory_gb_per_worker * 1e9))))
         if self.slots_per_gpu:
             fit.append(int(resources.get("GPU", 0) * self.slots_per_gpu / self.workers_per_slot + ROUNDING))
-        if min(fit) < 1:
-            gpus = self.workers_per_slot * self.gpus_per_worker
-            raise ConfigError(
-                f"profile {self.name!r} needs {cpus} CPUs and {gpus:g} GPUs for one slot; "
-                f"found {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs, choose another --profile"
-            )
         return min(fit)
+
+    @property
+    def _cpus(self) -> float:
+        return self.workers_per_slot * self.cpus_per_worker + COORDINATOR_CPUS
+
+    def _lack(self, resources: Mapping[str, float]) -> str:
+        gpus = self.workers_per_slot * self.gpus_per_worker
+        return (
+            f"profile {self.name!r} needs {self._cpus} CPUs and {gpus:g} GPUs for one slot; "
+            f"found {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+        )
 
 
 PROFILES = {

@@ -54,18 +54,20 @@ class Needs:
 
 
 def examine(needs: Needs) -> Iterator[Line]:
-    """Every line, as soon as it is known. What is written to try storage and MLflow is deleted again."""
+    """Every line, as soon as it is known. What is written to try storage and MLflow is deleted again; a new
+    ledger's database keeps Optuna's empty tables, which the sweep needs anyway.
+    """
     from orchestrator.doctor_cluster import look_at_cluster_file, look_at_nodes
 
     looks: list[tuple[str, Callable[[], Iterator[Line]]]] = [
-        ("data", lambda: _data(needs)),
+        ("data", lambda: look_at_data(needs)),
         ("weights", lambda: _weights(needs)),
-        ("storage", lambda: _storage(needs)),
+        ("storage", lambda: look_at_storage(needs)),
         ("ledger", lambda: _ledger(needs)),
         ("tracking", lambda: _tracking(needs)),
         ("secrets", _secrets),
         ("cluster file", lambda: look_at_cluster_file(needs.cluster)),
-        ("nodes", lambda: look_at_nodes(needs.address, needs.profile)),
+        ("nodes", lambda: look_at_nodes(needs)),
     ]
     for what, look in looks:
         try:
@@ -76,7 +78,8 @@ def examine(needs: Needs) -> Iterator[Line]:
             yield Line(what, "wrong", f"{error.filename} cannot be looked at ({error.strerror}); mend it")
 
 
-def _data(needs: Needs) -> Iterator[Line]:
+def look_at_data(needs: Needs) -> Iterator[Line]:
+    """Whether every subject can be opened and a stimulus of it decoded, from this machine."""
     from trainables.data.files import default_cache_dir
     from trainables.data.open import open_dataset
     from trainables.data.stimuli import decode_stimuli
@@ -100,7 +103,8 @@ def _weights(needs: Needs) -> Iterator[Line]:
     yield Line("weights", "ok", f"{weights.source}, layer cutoffs {weights.cutoffs[0]} to {weights.cutoffs[-1]}")
 
 
-def _storage(needs: Needs) -> Iterator[Line]:
+def look_at_storage(needs: Needs) -> Iterator[Line]:
+    """Whether the storage takes, lists, gives back and deletes an object, from this machine."""
     base = resolved(needs.storage)
     local = is_local(base)
     probe = base / f".{PROBE}-{uuid.uuid4().hex}"
@@ -167,7 +171,7 @@ def _ledger(needs: Needs) -> Iterator[Line]:
 
 
 def _tracking(needs: Needs) -> Iterator[Line]:
-    from orchestrator.tracking.client import connect, is_server, tracking_errors
+    from orchestrator.tracking.client import artifact_comes_back, connect, is_server, tracking_errors
 
     if needs.tracking_uri is None:
         yield Line("tracking", "ok", "a SQLite database in --storage")
@@ -180,12 +184,16 @@ def _tracking(needs: Needs) -> Iterator[Line]:
             run = client.create_run(experiment)
             client.log_metric(run.info.run_id, "probe", 1.0)
             written = client.get_run(run.info.run_id).data.metrics == {"probe": 1.0}
+            # Without a server the sweep's storage keeps them, which has a line of its own.
+            kept = not is_server(needs.tracking_uri) or artifact_comes_back(client, run.info.run_id)
             artifacts = client.get_experiment(experiment).artifact_location
         finally:
             client.delete_experiment(experiment)
     shown = without_password(needs.tracking_uri)
     if not written:
         raise ConfigError(f"MLflow at {shown} took a metric and does not give it back; look at its log")
+    if not kept:
+        raise ConfigError(f"MLflow at {shown} does not give back an artifact; look at its place, {artifacts}")
     yield Line("tracking", "ok", f"MLflow at {shown} was written and read")
     if is_server(needs.tracking_uri) and artifacts.startswith(("/", "file:")):
         said = "which other machines cannot write; start it with --serve-artifacts and --artifacts-destination"

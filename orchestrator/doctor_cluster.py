@@ -15,14 +15,16 @@ from typing import Any
 import yaml
 
 from cluster.profiles import choose_profile
-from orchestrator.doctor import SKEW_SECONDS, Line
-from trainables.errors import ConfigError
+from orchestrator.doctor import SKEW_SECONDS, Line, Needs, look_at_data, look_at_storage
+from trainables.errors import ConfigError, CortexSweepError
 
 PACKAGES = ("cortex-sweep", "ray", "torch", "torchvision", "optuna", "mlflow", "numpy")
 FREE_GB = 20.0
 """Decoded stimuli of eight subjects take 12 GB on every node."""
 PLACEHOLDERS = re.compile(r"\bmy-lab\b[\w-]*|\bmlflow\.internal\b")
 EXAMPLE_HOSTS = {"192.168.1.10", "192.168.1.11", "192.168.1.12"}
+DASHBOARD_FOR_ALL = re.compile(r"--dashboard-host[=\s]+[\"']?(?:0\.0\.0\.0|::|\*)(?![\w:.])")
+COMMENT = re.compile(r"(?:^|(?<=\s))#.*$", re.MULTILINE)
 
 
 def look_at_cluster_file(path: str | None) -> Iterator[Line]:
@@ -51,14 +53,13 @@ def look_at_cluster_file(path: str | None) -> Iterator[Line]:
 def _faults(content: dict[str, Any], config: dict[str, Any], text: str) -> Iterator[str]:
     left = sorted(set(PLACEHOLDERS.findall(text)))
     provider = config["provider"]
-    if {provider.get("head_ip"), *provider.get("worker_ips", [])} == EXAMPLE_HOSTS:
-        left.append("addresses")
+    left += sorted({provider.get("head_ip"), *provider.get("worker_ips", [])} & EXAMPLE_HOSTS)
     if left:
         yield f"still holds the example's {', '.join(left)}; put your own there"
     starts = " ".join([*config.get("head_start_ray_commands", []), *config.get("worker_start_ray_commands", [])])
-    if "--dashboard-host=0.0.0.0" in starts:
+    if DASHBOARD_FOR_ALL.search(starts):
         yield "starts Ray's dashboard for everybody; write --dashboard-host=127.0.0.1 and use an SSH tunnel"
-    if "RAY_AUTH_MODE=token" not in text:
+    if "RAY_AUTH_MODE=token" not in COMMENT.sub("", text):
         yield "starts Ray without a token, and whoever reaches its ports can run code; export RAY_AUTH_MODE=token"
     if provider["type"] == "aws" and "GroupName" not in (content["provider"].get("security_group") or {}):
         yield "names no security group, and Ray would make one that is open to the world; see aws-prerequisites.yaml"
@@ -66,9 +67,10 @@ def _faults(content: dict[str, Any], config: dict[str, Any], text: str) -> Itera
         yield "has no setup_commands, and Ray would install a nightly wheel; install constraints.txt there"
 
 
-def look_at_nodes(address: str | None, profile: str) -> Iterator[Line]:
-    """Versions, devices, disks and clocks, on every node of the cluster, or on this machine."""
+def look_at_nodes(needs: Needs) -> Iterator[Line]:
+    """Versions, devices, disks, clocks and the way to the data, on every node of the cluster, or on this machine."""
     mine = examine_node()
+    address, profile = needs.address, needs.profile
     if address is None:
         yield from _node_lines("this machine", mine, mine, 0.0)
         return
@@ -79,7 +81,7 @@ def look_at_nodes(address: str | None, profile: str) -> Iterator[Line]:
     with ray_running(address) as resources:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         for node in nodes:
-            yield from _ask(node, mine)
+            yield from _ask(node, mine, needs)
         slots = choose_profile(profile, resources).slots(resources)
         gpus = resources.get("GPU", 0)
         yield Line(
@@ -89,7 +91,7 @@ def look_at_nodes(address: str | None, profile: str) -> Iterator[Line]:
         )
 
 
-def _ask(node: dict[str, Any], mine: dict[str, Any]) -> Iterator[Line]:
+def _ask(node: dict[str, Any], mine: dict[str, Any], needs: Needs) -> Iterator[Line]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -98,7 +100,7 @@ def _ask(node: dict[str, Any], mine: dict[str, Any]) -> Iterator[Line]:
     started = time.time()
     task = ray.remote(examine_node).options(num_cpus=0, scheduling_strategy=here, max_retries=0)
     try:
-        found = ray.get(task.remote(), timeout=120)
+        found = ray.get(task.remote(needs), timeout=120)
     except ray.exceptions.RayError as error:
         yield Line(
             where, "wrong", f"does not run a task ({str(error).splitlines()[0]}); is this project installed there?"
@@ -110,8 +112,11 @@ def _ask(node: dict[str, Any], mine: dict[str, Any]) -> Iterator[Line]:
     yield from _node_lines(where, found, mine, skew if abs(skew) > SKEW_SECONDS + unsure else 0.0, gpus)
 
 
-def examine_node() -> dict[str, Any]:
-    """What there is on the machine that this runs on; the body of a Ray task without a share of any device."""
+def examine_node(needs: Needs | None = None) -> dict[str, Any]:
+    """What there is on the machine that this runs on, and what it lacks of ``needs``.
+
+    The body of a Ray task without a share of any device.
+    """
     from trainables.data.files import default_cache_dir
 
     folder = default_cache_dir()
@@ -124,7 +129,19 @@ def examine_node() -> dict[str, Any]:
         "gpus": _gpus(),
         "free_gb": shutil.disk_usage(folder).free / 1e9,
         "cache": str(folder),
+        "lacks": _lacks(needs) if needs else [],
     }
+
+
+def _lacks(needs: Needs) -> list[str]:
+    """What is wrong with data and storage, as this machine sees them: a worker's rights may not be the driver's."""
+    lines: list[Line] = []
+    for look in (look_at_data, look_at_storage):
+        try:
+            lines += look(needs)
+        except (CortexSweepError, OSError) as error:
+            lines.append(Line("", "wrong", str(error)))
+    return [line.said for line in lines if line.state == "wrong"]
 
 
 def _gpus() -> int:
@@ -155,6 +172,7 @@ def _node_lines(
             f"{found['free_gb']:.0f} GB free in {found['cache']}, expected {FREE_GB:.0f}; free some, or set "
             "SWEEP_CACHE_DIR"
         )
+    wrong += found["lacks"]
     yield from (Line(where, "wrong", said) for said in wrong)
     if not wrong:
         versions = found["versions"]

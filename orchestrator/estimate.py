@@ -46,6 +46,8 @@ class Machine:
     cpus: int
     gpus: int
     usd_per_hour: float
+    prices: str
+    """Where the price stands, and when somebody looked it up."""
 
 
 def count_work(plan: SweepPlan, dataset: Dataset) -> Work:
@@ -93,9 +95,10 @@ def machine_named(name: str) -> Machine:
         ConfigError: the table has no such machine.
     """
     table = tomllib.loads(PRICES.read_text())
+    looked_up = table.pop("looked_up", "never")
     if name not in table:
         raise ConfigError(f"--machine is {name!r}; cluster/prices.toml has {', '.join(table)}, and room for more")
-    return Machine(name, **table[name])
+    return Machine(name, **table[name], prices=f"cluster/prices.toml (prices looked up: {looked_up})")
 
 
 def estimate_and_print(options: SweepOptions, machine: str | None, throughput: float | None, as_json: bool) -> None:
@@ -143,6 +146,7 @@ def _cost(where: Machine, profile: str, hours: list[float]) -> dict[str, Any]:
         "machine_hours": machine_hours,
         "gpu_hours": [value * where.gpus for value in machine_hours],
         "usd": [value * where.usd_per_hour for value in machine_hours],
+        "prices": where.prices,
     }
 
 
@@ -167,7 +171,7 @@ def _print(
     if cost:
         lines += [
             f"  {both(cost['gpu_hours'], '{:,.1f}')} GPU-hours, {cost['slots_per_machine']} slots per machine",
-            f"  {both(cost['usd'], '{:,.2f}')} US dollars on demand",
+            f"  {both(cost['usd'], '{:,.2f}')} US dollars on demand, by {cost['prices']}",
         ]
     for line in lines:
         console.print(line, soft_wrap=True)

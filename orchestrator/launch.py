@@ -189,6 +189,8 @@ def _run_left(
         profile = choose_profile(plan.profile, resources)
         slots = min(profile.slots(resources), left)
         say(f"Trials to run: {left}, on {slots} slot{'s' if slots > 1 else ''} (profile {profile.name}).")
+        if waits := profile.waits_for_machines(resources):
+            say(f"Note: {waits}.")
         return run_trials(storage, ledger, profile, slots, progress)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # Read by MLflow when it is imported: a few quick attempts here, as the projection itself tries again for ever.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -21,6 +23,7 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.passwords import without_password
@@ -83,3 +86,12 @@ def connect(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
         return client
+
+
+def artifact_comes_back(client: MlflowClient, run_id: str) -> bool:
+    """Whether an artifact of a run can be written, read and deleted: figures and models come late in a sweep."""
+    with tempfile.TemporaryDirectory() as folder:
+        client.log_text(run_id, "probe", "probe.txt")
+        intact = Path(client.download_artifacts(run_id, "probe.txt", folder)).read_text() == "probe"
+    get_artifact_repository(client.get_run(run_id).info.artifact_uri).delete_artifacts("probe.txt")
+    return intact

@@ -6,6 +6,7 @@ import copy
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -124,7 +125,9 @@ def deploy(address: str = "203.0.113.7/32") -> None:
 
 
 def open_to_the_world(group: dict[str, Any]) -> bool:
-    ranges = [r["CidrIp"] for rule in group["IpPermissions"] for r in rule["IpRanges"]]
+    rules = group["IpPermissions"]
+    ranges = [r["CidrIp"] for rule in rules for r in rule["IpRanges"]]
+    ranges += [r["CidrIpv6"] for rule in rules for r in rule.get("Ipv6Ranges", [])]
     return any(cidr.endswith("/0") for cidr in ranges)
 
 
@@ -147,6 +150,27 @@ def test_aws_takes_the_prepared_groups_and_roles(aws: None) -> None:
         assert node["node_config"]["KeyName"]
     iam = boto3.client("iam", REGION)
     assert {role["RoleName"] for role in iam.list_roles()["Roles"]} == {"cortex-sweep-head", "cortex-sweep-worker"}
+
+
+def test_a_group_that_is_open_to_ipv6_is_seen() -> None:
+    rule = {"IpRanges": [{"CidrIp": "203.0.113.7/32"}], "Ipv6Ranges": [{"CidrIpv6": "::/0"}]}
+    assert open_to_the_world({"IpPermissions": [rule]})
+    assert not open_to_the_world({"IpPermissions": [{**rule, "Ipv6Ranges": []}]})
+
+
+def test_the_head_ends_and_tags_machines_of_its_cluster_alone(aws: None) -> None:
+    """A right to tag any machine would be one to end any: the tag is what the right to end asks for."""
+    deploy()
+    policy = boto3.client("iam", REGION).get_role_policy(RoleName="cortex-sweep-head", PolicyName="autoscaler")
+    changes = ("ec2:CreateTags", "ec2:TerminateInstances", "ec2:StopInstances", "ec2:StartInstances")
+    document = policy["PolicyDocument"]  # moto leaves it as text
+    for statement in yaml.safe_load(str(document))["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        if set(actions) & set(changes):
+            (asked,) = statement["Condition"]["StringEquals"].items()
+            assert asked in {("aws:ResourceTag/ray-cluster-name", "cortex-sweep"), ("ec2:CreateAction", "RunInstances")}
+            if asked[0] == "ec2:CreateAction":
+                assert actions == ["ec2:CreateTags"]
 
 
 def test_without_the_prepared_group_ray_would_open_ssh(aws: None) -> None:
@@ -232,3 +256,10 @@ def test_the_batch_script_has_no_fault_that_shellcheck_knows() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_an_installed_copy_has_every_file_of_the_cluster() -> None:
+    declared = tomllib.loads((CLUSTER.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    files = [path for path in CLUSTER.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    packed = {path for pattern in declared["cluster"] for path in CLUSTER.glob(pattern)}
+    assert {path for path in files if path.name != ".env"} <= packed

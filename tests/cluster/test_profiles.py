@@ -59,6 +59,14 @@ def test_too_small_a_machine_is_told(name: str, resources: dict[str, float], wor
         PROFILES[name].slots(resources)
 
 
+def test_slots_that_wait_for_machines_are_told() -> None:
+    profile = choose_profile("gpu-shared,max_slots=8", {})
+    waits = profile.waits_for_machines({"CPU": 16.0})
+    assert waits is not None
+    assert "needs 2.01 CPUs and 0.25 GPUs for one slot; found 16 CPUs and 0 GPUs" in waits
+    assert profile.waits_for_machines({"CPU": 16.0, "GPU": 1.0}) is None
+
+
 def test_auto_looks_for_a_gpu() -> None:
     assert choose_profile("auto", {"CPU": 2}).name == "cpu"
     assert choose_profile("auto", {"CPU": 8, "GPU": 0}).name == "cpu"

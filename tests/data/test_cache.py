@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import gc
 import multiprocessing
 import os
@@ -8,6 +10,7 @@ from collections import namedtuple
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,6 +119,30 @@ def test_what_is_in_use_stays(cache: Path, monkeypatch: pytest.MonkeyPatch) -> N
     gc.collect()
     decoded(cache, 4)
     assert name not in held(cache)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_entries_go_while_they_are_mapped_and_what_is_written_stays(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setenv("SWEEP_CACHE_SIZE", str(2 * SET_BYTES))
+    first = decoded(cache, 1)
+    kept = np.array(first)
+    (name,) = held(cache)
+    os.utime(cache / name, (1, 1))
+    part = cache / f".{'0' * 32}.npy.part"
+    part.write_bytes(b"x" * 100)
+    os.utime(part, (1, 1))
+
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(cache_module, "fcntl", SimpleNamespace(**{**vars(fcntl), "flock": no_locks}))
+    used(cache, 2, 2000)
+    used(cache, 3, 3000)
+    assert name not in held(cache)
+    assert part.exists()
+    assert np.array_equal(first, kept)
 
 
 def test_what_another_process_uses_stays_until_it_ends(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,21 @@ def test_nodes_that_differ_are_told() -> None:
     assert "GB free" in lines[3]
 
 
+def test_a_node_that_cannot_use_the_storage_is_told(demo_root: Path, tmp_path: Path) -> None:
+    mine = doctor_cluster.examine_node()
+    found = doctor_cluster.examine_node(needs(demo_root, tmp_path, storage="/proc/results"))
+    (line,) = doctor_cluster._node_lines("node", found, mine, 0.0)
+    assert line.state == "wrong"
+    assert "could not write /proc/results" in line.said
+    assert doctor_cluster.examine_node(needs(demo_root, tmp_path))["lacks"] == []
+
+
+def test_one_address_of_the_example_is_enough(tmp_path: Path) -> None:
+    text = (CLUSTER / "onprem.yaml").read_text()
+    (tmp_path / "c.yaml").write_text(text.replace("192.168.1.10", "10.0.0.1").replace("192.168.1.11", "10.0.0.2"))
+    assert "still holds the example's 192.168.1.12" in wrong(look_at_cluster_file(str(tmp_path / "c.yaml")))
+
+
 def test_the_example_says_what_is_left_to_edit() -> None:
     assert "still holds the example's mlflow.internal, my-lab-sweeps" in wrong(
         look_at_cluster_file(str(CLUSTER / "gpu.yaml"))
@@ -138,7 +153,10 @@ def test_an_edited_file_is_fine(tmp_path: Path) -> None:
     ("change", "said"),
     [
         (("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"), "dashboard for everybody"),
+        (("--dashboard-host=127.0.0.1", "--dashboard-host '0.0.0.0'"), "dashboard for everybody"),
+        (("--dashboard-host=127.0.0.1", "--dashboard-host='::'"), "dashboard for everybody"),
         (("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled"), "without a token"),
+        (("export RAY_AUTH_MODE=token", "true # export RAY_AUTH_MODE=token"), "without a token"),
         (("  security_group:\n    GroupName: cortex-sweep", ""), "open to the world"),
     ],
 )

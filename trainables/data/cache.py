@@ -7,6 +7,7 @@ which costs a mapping nothing: its pages stay until it ends.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -25,6 +26,9 @@ from trainables.errors import ConfigError, StorageError
 
 FOLDERS = ("", "remote", "nod")
 """Of the cache, with what is large: decoded images, copies of remote arrays, assembled responses."""
+
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+"""What file systems without locks answer: Lustre mounted without ``flock``, some network shares."""
 
 # Nothing else is ever removed: SWEEP_CACHE_DIR may name a folder with other things in it.
 _ENTRY = re.compile(r"\.?(?:(?:stimuli|labelled)-)?[0-9a-f]{32}\.npy(?:\.part)?")
@@ -154,10 +158,14 @@ def _make_room(root: Path, partial: Path, size: int) -> None:
 
 
 def _removed(path: Path) -> bool:
-    """Remove an entry, unless some process uses or writes it."""
+    """Remove an entry, unless some process uses or writes it; where there are no locks, unless it may be written."""
     try:
         with path.open("r+b") as file:  # a network file system locks for one alone what is open for writing
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in NO_LOCKS or path.suffix == ".part":
+                    return False
             path.unlink()
     except FileNotFoundError:
         return True
