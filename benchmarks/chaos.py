@@ -1,6 +1,6 @@
 """Kills parts of a running sweep with SIGKILL, many times over, and counts what was lost.
 
-    python benchmarks/chaos.py [--kills 50] [--seed 0] [--keep FOLDER]
+    python -m benchmarks.chaos [--kills 50] [--seed 0] [--parts slot mailbox] [--keep FOLDER]
 
 Each time a part is chosen at random, at a random moment: the driver with all that runs on its machine, a Ray Train
 worker, its controller, a slot's coordinator or its mailbox, the raylet, the GCS. A driver that ends is started again by
@@ -36,7 +36,7 @@ PARTS = {
     "driver": "",
     "Train worker": "RayTrainWorker",
     "Train controller": "ray::TrainController",
-    "slot": "ray::Slot",
+    "slot": "ray::ResourceTrainable",
     "mailbox": "ray::Mailbox",
     "raylet": "raylet/raylet",
     "GCS (head)": "gcs_server",
@@ -62,8 +62,8 @@ class Tally:
 class Chaos:
     """One sweep and what is done to it."""
 
-    def __init__(self, folder: Path, trials: int, rng: random.Random) -> None:
-        self.folder, self.rng = folder, rng
+    def __init__(self, folder: Path, trials: int, rng: random.Random, parts: list[str]) -> None:
+        self.folder, self.rng, self.parts = folder, rng, parts
         self.data = make_demo(folder / "demo", subjects=1, stimuli=60)
         self.trials = trials
         self.tallies = {part: Tally() for part in PARTS}
@@ -143,8 +143,7 @@ class Chaos:
     def _kill(self) -> str | None:
         """Kill one part that is there, chosen at random."""
         family = self.driver.family()
-        parts = list(PARTS)
-        self.rng.shuffle(parts)
+        parts = self.rng.sample(self.parts, len(self.parts))
         for part in parts:
             if part == "driver":
                 self.driver.kill()
@@ -199,12 +198,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what may be killed")
     parser.add_argument("--keep", type=Path, help="a new folder that stays, with every driver's log")
     asked = parser.parse_args()
     with nullcontext(asked.keep) if asked.keep else tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("SWEEP_CACHE_DIR", f"{folder}/cache")
         # Two trials may end before the next kill; enough are left for the last one.
-        chaos = Chaos(Path(folder), trials=4 * asked.kills + 4, rng=random.Random(asked.seed))
+        chaos = Chaos(Path(folder), trials=4 * asked.kills + 4, rng=random.Random(asked.seed), parts=asked.parts)
         try:
             wrong = cause(chaos, asked.kills)
         except BaseException:

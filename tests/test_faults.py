@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -95,6 +96,35 @@ def test_sweep_survives_the_death_of_its_machine_and_of_a_worker(command: list[s
         os.kill(run.workers()[0], signal.SIGKILL)
         assert run.wait() == 0, run.log.read_text()
     assert_went_on(killed, hurt.records())
+    assert_whole(hurt)
+
+
+@pytest.mark.parametrize("part", ["ray::ResourceTrainable", "ray::TrainController", "ray::Mailbox"])
+def test_sweep_outlives_the_death_of_a_part_of_a_slot(part: str, command: list[str], tmp_path: Path) -> None:
+    hurt = Watched(tmp_path, "hurt")
+    with driver(tmp_path / "run.log", *command, "--methods=contrastive", "--trials=2", "--epochs=15") as run:
+        run.wait_until(lambda: bool(run.workers() and hurt.midway()), "a trial was midway")
+        pid, *_ = [pid for pid, title in run.family().items() if title.startswith(part)]
+        os.kill(pid, signal.SIGKILL)
+        assert run.wait() == 0, run.log.read_text()
+    assert_whole(hurt)
+
+
+def test_disk_that_fills_up_stops_the_sweep_and_loses_nothing(command: list[str], tmp_path: Path) -> None:
+    hurt = Watched(tmp_path, "hurt")
+    with driver(tmp_path / "run.log", *command, "--methods=untuned,contrastive", "--trials=2", "--epochs=15") as run:
+        run.wait_until(lambda: bool(hurt.ended() and hurt.midway()), "a trial had ended and one was midway")
+        # What a full disk is to the ledger: the driver, and nothing else, can make no file longer than this one is.
+        full = (tmp_path / "hurt/ledger.journal").stat().st_size
+        resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (full, full))
+        assert run.wait(200) == 1, run.log.read_text()
+    said = run.log.read_text()
+    assert "ledger.journal" in said, said
+    assert ("Traceback" in said, said.count("error:")) == (False, 1), said
+    full_up = hurt.records()
+    with driver(*hurt.resume("last.log")) as run:
+        assert run.wait() == 0, run.log.read_text()
+    assert_went_on(full_up, hurt.records())
     assert_whole(hurt)
 
 

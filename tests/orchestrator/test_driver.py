@@ -4,14 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from orchestrator.driver import SweepIsDrivenError, is_driven, mend_journal, sole_driver
+from orchestrator.driver import SweepIsDrivenError, is_driven, mend_journal, only_one, sole_driver
 from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan
 from tests.orchestrator.plans import V1_CONTRASTIVE, complete, open_ledger, small_plan
@@ -163,3 +165,17 @@ def test_ledger_file_elsewhere_has_one_driver_whatever_the_sweeps_lock(tmp_path:
             pass
     with sole_driver(tmp_path / "there/driver.lock", ledger, "an-id"):
         pass
+
+
+def test_driver_waits_for_one_who_only_looks_and_not_for_one_who_drives(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "driver.lock", thread_local=False)
+    lock.acquire()
+    peek = threading.Timer(0.3, lock.release)  # as `is_driven` holds it, if longer
+    peek.start()
+    with only_one(tmp_path / "driver.lock"):
+        pass
+    peek.join()
+    started = time.monotonic()
+    with only_one(tmp_path / "driver.lock"), pytest.raises(SweepIsDrivenError):
+        only_one(tmp_path / "driver.lock").__enter__()
+    assert time.monotonic() - started < 20

@@ -87,6 +87,39 @@ def test_a_replaced_array_is_copied_anew(remote: str, client: Any, tmp_path: Pat
     assert before.shape == (3, 3)
 
 
+IMAGES = "subj01/training_split/training_images"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "../escape/training_split/training_images/train-0001_nsd-00001.png",
+        f"{IMAGES}/../../../../escape.png",
+        f"{IMAGES}//escape.png",
+        f"{IMAGES}/train-9999_nsd-99999\x07escape.png",
+        "subj01/training_split/training_fmri/../../../../lh_escape.npy",
+        "/escape/roi_masks/mapping_streams.npy",
+    ],
+)
+def test_keys_that_name_other_places_reach_nothing_there(remote: str, client: Any, tmp_path: Path, key: str) -> None:
+    """A store has no folders: a key may hold anything, and becomes part of no path of this machine."""
+    bucket, _, prefix = remote.removeprefix("s3://").partition("/")
+    client.put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=b"\x93NUMPY hostile")
+    before = {path for path in tmp_path.rglob("*") if "cache" not in path.relative_to(tmp_path).parts}
+    try:
+        dataset = open_dataset(remote)
+        subject = dataset.subject("subj01")
+        decode_stimuli(subject.image_paths, tmp_path / "cache")
+        subject.responses("lh", "V1v")
+        check_dataset(remote)
+    except CortexSweepError as told:
+        assert "Traceback" not in str(told)  # noqa: PT017 - to refuse is as good as to ignore
+    after = {path for path in tmp_path.rglob("*") if "cache" not in path.relative_to(tmp_path).parts}
+    assert after == before
+    assert not [path for path in tmp_path.rglob("*") if "escape" in path.name]
+    assert not [path for path in tmp_path.parent.iterdir() if "escape" in path.name]
+
+
 def test_missing_places(remote: str) -> None:
     with pytest.raises(DataError, match="does not exist"):
         open_algonauts(f"s3://{BUCKET}/nothing")
