@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -57,6 +58,7 @@ s3 = fsspec.filesystem("s3")
 s3.makedirs(sys.argv[1], exist_ok=True)
 s3.put(sys.argv[2], sys.argv[1] + "/demo", recursive=True)
 """
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 LIST = 'import fsspec, sys; print("\\n".join(fsspec.filesystem("s3").find(sys.argv[1])))'
 
 
@@ -87,6 +89,7 @@ class Operator:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 text=True,
+                start_new_session=True,
             )
         return process, said
 
@@ -99,7 +102,7 @@ class Operator:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        said = file.read_text()
+        said = COLOURS.sub("", file.read_text())
         self.steps.note(title, started, f"exit code {process.returncode}")
         self.steps.check(process.returncode == 0, f"{title}: exit code {process.returncode}, said {said[-3000:]}")
         return said
@@ -146,9 +149,14 @@ def sweep(operator: Operator) -> None:
     steps.until("ray submit sweep.py, until a trial has ended", look, 400)
     steps.check(terminal.poll() is None, f"the sweep ended before its terminal was killed: {said.read_text()[-3000:]}")
     before = ended_trials(ledger)
-    terminal.kill()
+    os.killpg(terminal.pid, signal.SIGKILL)  # ssh with it, as a terminal that closes
     terminal.wait()
     steps.note("its terminal killed", None, f"trials ran on {', '.join(+busy) or 'no machine'}")
+    steps.until(
+        "the driver on the head ends too",
+        lambda: not any("sweep.py" in line for line in machines.processes("head").values()),
+        60,
+    )
     steps.check(len(+busy) > 1, f"trials ran on {', '.join(+busy) or 'no machine'} alone")
     operator.submit("resume", "lab")
     check_ledger(steps, before, ended_trials(ledger), TRIALS)
