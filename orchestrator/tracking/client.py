@@ -80,8 +80,9 @@ def connect(uri: str) -> MlflowClient:
     Raises:
         StorageError: there is no such server or database.
     """
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # It prints the traceback of each error of the database, which is raised too and told in one sentence.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with tracking_errors(uri):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
