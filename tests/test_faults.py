@@ -120,7 +120,7 @@ def test_disk_that_fills_up_stops_the_sweep_and_loses_nothing(command: list[str]
         assert run.wait(200) == 1, run.log.read_text()
     said = run.log.read_text()
     assert "ledger.journal" in said, said
-    assert ("Traceback" in said, said.count("error:")) == (False, 1), said
+    assert ("Traceback" in said, said.count("Error:")) == (False, 1), said
     full_up = hurt.records()
     with driver(*hurt.resume("last.log")) as run:
         assert run.wait() == 0, run.log.read_text()
