@@ -24,8 +24,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it as it is imported.
+
 import ray
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 from rich.console import Console
 from rich.table import Table
 
@@ -36,10 +38,11 @@ from trainables.data.demo import make_demo
 
 NODES = 2
 PORT = 6391
+WITH_TOKEN = {"RAY_AUTH_MODE": "token"}
 IDLE_MINUTES = 0.25
 EMPTY_LISTS = (
     "initialization_commands setup_commands head_setup_commands worker_setup_commands head_start_ray_commands "
-    "worker_start_ray_commands rsync_exclude rsync_filter"
+    "worker_start_ray_commands rsync_exclude rsync_filter cluster_synced_files"
 )
 OPTIONS = "--subjects=1 --hemispheres=lh --rois=V1v --space=smoke --methods=contrastive --weights=random --epochs=3 "
 OPTIONS += "--batch-size=16 --cutoffs=features.2,features.5"
@@ -51,7 +54,8 @@ def cluster_config(address: str) -> dict[str, object]:
     return {
         "cluster_name": "nodes",
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "gcs_address": address,
             "head_node_id": FAKE_HEAD_NODE_ID,
             "launch_multiple": True,
@@ -60,10 +64,10 @@ def cluster_config(address: str) -> dict[str, object]:
         "max_workers": NODES,
         "upscaling_speed": 4.0,
         "idle_timeout_minutes": IDLE_MINUTES,
-        "head_node_type": "head",
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
         "available_node_types": {
-            "head": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
-            "worker": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": NODES},
+            FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+            "ray.worker.default": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": NODES},
         },
         "auth": {},
         "docker": {},
@@ -87,7 +91,7 @@ class Head(Driver):
             "RAY_enable_autoscaler_v2": "1",
             "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-            "RAY_NODE_TYPE_NAME": "head",
+            "RAY_NODE_TYPE_NAME": FAKE_HEAD_NODE_TYPE,
             "RAY_TMPDIR": str(folder),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
@@ -149,7 +153,7 @@ def several_nodes(folder: Path, head: Head, command: list[str], story: Story) ->
     story.tell(len(workers()), 0, "the head is up")
     profile = f"--profile=cpu,cpus_per_worker=2,max_slots={NODES}"
     address = f"--address={ray.get_runtime_context().gcs_address}"
-    sweep = Driver(folder / "several.log", *command, "--name=several", address, profile)
+    sweep = Driver(folder / "several.log", *command, "--name=several", address, profile, settings=WITH_TOKEN)
     try:
         until(lambda: len(workers()) >= 1, "a slot that waits brings a node", 120)
         until(lambda: len(workers()) == NODES, "the second node has joined", 120)
@@ -181,7 +185,10 @@ def main() -> int:
         address = f"{ray.util.get_node_ip_address()}:{PORT}"
         head = Head(folder, address)
         try:
-            head.wait_until(lambda: "runtime started" in head.log.read_text(), "the head was up")
+            head.wait_until(lambda: "block forever" in head.log.read_text(), "the head was up")
+            time.sleep(5)  # An autoscaler that cannot read its file ends within this, and the head with it.
+            if head.process.poll() is not None:
+                raise SystemExit(f"the head ended: {head.log.read_text()[-3000:]}")
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             several_nodes(folder, head, command, story)
         finally:

@@ -30,7 +30,7 @@ from trainables.data.demo import make_demo
 
 ROOT = Path(__file__).parents[1]
 ADDRESSES = {"head": "192.168.1.10", "worker1": "192.168.1.11", "worker2": "192.168.1.12"}
-"""Those of cluster/onprem.yaml."""
+"""In place of those of cluster/onprem.yaml, which are nobody's."""
 BUCKET = "lab-sweeps"
 S3 = f"http://{OPERATOR}:9000"
 TRIALS = 8
@@ -113,8 +113,8 @@ class Operator:
 
 
 def write_cluster_file(target: Path) -> None:
-    """cluster/onprem.yaml with the rehearsal's settings of the sweep; nothing else is changed."""
-    lines = (ROOT / "cluster/onprem.yaml").read_text().splitlines()
+    """cluster/onprem.yaml with the rehearsal's addresses and settings of the sweep; nothing else is changed."""
+    lines = (ROOT / "cluster/onprem.yaml").read_text().replace("203.0.113.", "192.168.1.").splitlines()
     first = next(number for number, line in enumerate(lines) if "export SWEEP_" in line)
     indent = lines[first].partition("export")[0]
     settings = [f"{indent}export SWEEP_{name}={value}" for name, value in SETTINGS.items()]

@@ -49,27 +49,31 @@ class Profile:
         """
         return 0 < self.gpus_per_worker < 1 and self.workers_per_slot == 1
 
-    def slots(self, resources: Mapping[str, float]) -> int:
-        """Slots that fit on ``resources``, or `max_slots` where that is given.
+    def slots(self, resources: Mapping[str, float], can_grow: bool = True) -> int:
+        """Slots that fit on ``resources``; where these can grow and `max_slots` is given, `max_slots`.
 
         Args:
             resources: by Ray's names: ``CPU``, ``GPU``, ``memory`` in bytes.
+            can_grow: machines may join. One machine alone stays what it is, and slots that wait take memory.
 
         Raises:
             ConfigError: not even one slot fits.
         """
-        if self.max_slots is not None:
+        if self.max_slots is not None and can_grow:
             return self.max_slots
         fit = self._fit(resources)
         if fit < 1:
             raise ConfigError(f"{self._lack(resources)}, choose another --profile")
-        return fit
+        return fit if self.max_slots is None else min(fit, self.max_slots)
 
-    def waits_for_machines(self, resources: Mapping[str, float]) -> str | None:
-        """One sentence if no slot fits today, so that only machines that join can run one; else None."""
-        if self._fit(resources) >= 1:
-            return None
-        return f"{self._lack(resources)}: slots wait until an autoscaler, or you, start machines with that"
+    def waits_for_machines(self, resources: Mapping[str, float], slots: int) -> str | None:
+        """One sentence if not all of ``slots`` fit today, so that some wait for machines to join; else None."""
+        fit = self._fit(resources)
+        if fit < 1:
+            return f"{self._lack(resources)}: slots wait until an autoscaler, or you, start machines with that"
+        if fit < slots:
+            return f"{fit} of {slots} slots have room now, {slots - fit} wait for machines to join"
+        return None
 
     def _fit(self, resources: Mapping[str, float]) -> int:
         fit = [int(resources.get("CPU", 0) / self._cpus + ROUNDING)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from orchestrator.evaluation import EvaluationOptions, evaluate, evaluation_table
-from orchestrator.hints import command
+from orchestrator.hints import command, joined
 from orchestrator.launch import Outcome
 from orchestrator.leaderboard import studies_without_score
 from orchestrator.node_watch import INTERRUPTED
@@ -35,7 +35,7 @@ def run_to_the_end(launch: Launch, name: str, storage: str, address: str | None,
         CortexSweepError: what ``launch`` raises; for a fixed recipe also what its evaluation raises.
     """
     console = Console(stderr=as_json)
-    again = command("resume", name, "--storage", storage)
+    again = command("resume", name, "--storage", storage, *joined(address))
     try:
         plan, outcome = launch(console, as_json)
     except KeyboardInterrupt:
@@ -58,7 +58,7 @@ def run_to_the_end(launch: Launch, name: str, storage: str, address: str | None,
     if not plan.search_space.searched:
         _evaluate_all(name, storage, address, plan.profile, as_json, console)
     elif not as_json:
-        _say_next(console, name, storage)
+        _say_next(console, name, storage, joined(address))
     return 0
 
 
@@ -73,7 +73,7 @@ def select_and_print(name: str, storage: str, profile: str, address: str | None,
     if as_json:
         print(json.dumps(chosen))
     else:
-        console.print(f"\nNext:  {command('evaluate', name, '--storage', storage)}", soft_wrap=True)
+        console.print(f"\nNext:  {command('evaluate', name, '--storage', storage, *joined(address))}", soft_wrap=True)
 
 
 def evaluate_and_print(
@@ -107,13 +107,13 @@ def _evaluate_all(name: str, storage: str, address: str | None, profile: str, as
         console.print(f"\nReport in {page}", soft_wrap=True)
 
 
-def _say_next(console: Console, name: str, storage: str) -> None:
+def _say_next(console: Console, name: str, storage: str, where: tuple[str, ...]) -> None:
     steps = {
         "select": "register the best models",
         "evaluate": "score them on test stimuli",
         "ui": "look at everything in MLflow",
     }
-    commands = [command(step, name, "--storage", storage) for step in steps]
+    commands = [command(step, name, "--storage", storage, *(() if step == "ui" else where)) for step in steps]
     width = max(map(len, commands)) + 3
     lines = [f"{typed:{width}}{what}" for typed, what in zip(commands, steps.values(), strict=True)]
     console.print("\nNext:  " + "\n       ".join(lines), soft_wrap=True, highlight=False)

@@ -57,7 +57,8 @@ def examine(needs: Needs) -> Iterator[Line]:
     """Every line, as soon as it is known. What is written to try storage and MLflow is deleted again; a new
     ledger's database keeps Optuna's empty tables, which the sweep needs anyway.
     """
-    from orchestrator.doctor_cluster import look_at_cluster_file, look_at_nodes
+    from orchestrator.doctor_cluster import look_at_nodes
+    from orchestrator.doctor_cluster_file import look_at_cluster_file
 
     looks: list[tuple[str, Callable[[], Iterator[Line]]]] = [
         ("data", lambda: look_at_data(needs)),
@@ -238,7 +239,10 @@ def examine_and_print(needs: Needs, as_json: bool) -> int:
     if as_json:
         print(json.dumps([asdict(line) for line in lines]))
     else:
-        console.print(
-            f"\n{wrong} of {len(lines)} lines are wrong." if wrong else "\nReady: sweep.py run", soft_wrap=True
+        ready = (
+            f"Ready: ray up {needs.cluster}, then look from its head: ray submit {needs.cluster} sweep.py doctor"
+            if needs.cluster
+            else "Ready: sweep.py run"
         )
+        console.print(f"\n{wrong} of {len(lines)} lines are wrong." if wrong else f"\n{ready}", soft_wrap=True)
     return 1 if wrong else 0

@@ -1,70 +1,22 @@
-"""The doctor's look at a cluster: its file, and each of its nodes."""
+"""The doctor's look at each node of a cluster."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from cluster.profiles import choose_profile
 from orchestrator.doctor import SKEW_SECONDS, Line, Needs, look_at_data, look_at_storage
-from trainables.errors import ConfigError, CortexSweepError
+from trainables.errors import CortexSweepError
 
 PACKAGES = ("cortex-sweep", "ray", "torch", "torchvision", "optuna", "mlflow", "numpy")
 FREE_GB = 20.0
 """Decoded stimuli of eight subjects take 12 GB on every node."""
-PLACEHOLDERS = re.compile(r"\bmy-lab\b[\w-]*|\bmlflow\.internal\b")
-EXAMPLE_HOSTS = {"192.168.1.10", "192.168.1.11", "192.168.1.12"}
-DASHBOARD_FOR_ALL = re.compile(r"--dashboard-host[=\s]+[\"']?(?:0\.0\.0\.0|::|\*)(?![\w:.])")
-COMMENT = re.compile(r"(?:^|(?<=\s))#.*$", re.MULTILINE)
-
-
-def look_at_cluster_file(path: str | None) -> Iterator[Line]:
-    """Whether ``ray up`` would take the file, and whether it opens what should stay closed."""
-    from jsonschema import ValidationError
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    if path is None:
-        return
-    try:
-        text = Path(path).read_text()
-        content = yaml.safe_load(text)
-        config = prepare_config(content)
-        validate_config(config)
-    except OSError as error:
-        raise ConfigError(f"--cluster {path} cannot be read ({error.strerror}); name a file of cluster/") from error
-    except (yaml.YAMLError, ValidationError, ValueError, KeyError, AttributeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--cluster {path} is no cluster that Ray would start ({reason}); mend the file") from error
-    wrong = list(_faults(content, config, text))
-    yield from (Line("cluster file", "wrong", said) for said in wrong)
-    if not wrong:
-        yield Line("cluster file", "ok", f"{path}: cluster {config['cluster_name']} of {config['provider']['type']}")
-
-
-def _faults(content: dict[str, Any], config: dict[str, Any], text: str) -> Iterator[str]:
-    left = sorted(set(PLACEHOLDERS.findall(text)))
-    provider = config["provider"]
-    left += sorted({provider.get("head_ip"), *provider.get("worker_ips", [])} & EXAMPLE_HOSTS)
-    if left:
-        yield f"still holds the example's {', '.join(left)}; put your own there"
-    starts = " ".join([*config.get("head_start_ray_commands", []), *config.get("worker_start_ray_commands", [])])
-    if DASHBOARD_FOR_ALL.search(starts):
-        yield "starts Ray's dashboard for everybody; write --dashboard-host=127.0.0.1 and use an SSH tunnel"
-    if "RAY_AUTH_MODE=token" not in COMMENT.sub("", text):
-        yield "starts Ray without a token, and whoever reaches its ports can run code; export RAY_AUTH_MODE=token"
-    if provider["type"] == "aws" and "GroupName" not in (content["provider"].get("security_group") or {}):
-        yield "names no security group, and Ray would make one that is open to the world; see aws-prerequisites.yaml"
-    if not content.get("setup_commands"):
-        yield "has no setup_commands, and Ray would install a nightly wheel; install constraints.txt there"
 
 
 def look_at_nodes(needs: Needs) -> Iterator[Line]:
@@ -82,13 +34,18 @@ def look_at_nodes(needs: Needs) -> Iterator[Line]:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         for node in nodes:
             yield from _ask(node, mine, needs)
-        slots = choose_profile(profile, resources).slots(resources)
-        gpus = resources.get("GPU", 0)
-        yield Line(
-            "cluster",
-            "ok",
-            f"{len(nodes)} nodes, {resources.get('CPU', 0):g} CPUs, {gpus:g} GPUs: {slots} slots ({profile})",
-        )
+        yield from _slot_lines(len(nodes), resources, profile)
+
+
+def _slot_lines(nodes: int, resources: dict[str, float], profile: str) -> Iterator[Line]:
+    chosen = choose_profile(profile, resources)
+    slots = chosen.slots(resources)
+    gpus = resources.get("GPU", 0)
+    found = f"{nodes} nodes, {resources.get('CPU', 0):g} CPUs, {gpus:g} GPUs: {slots} slots ({profile})"
+    yield Line("cluster", "ok", found)
+    if waits := chosen.waits_for_machines(resources, slots):
+        again = "machines that have not joined were not looked at, so look again when one has (`ray status`)"
+        yield Line("cluster", "note", f"{waits}; {again}")
 
 
 def _ask(node: dict[str, Any], mine: dict[str, Any], needs: Needs) -> Iterator[Line]:
@@ -162,7 +119,8 @@ def _node_lines(
     wrong = []
     for name, ours in mine["versions"].items():
         if (theirs := found["versions"][name]) != ours:
-            wrong.append(f"{name} is {theirs} and {ours} here; install constraints.txt on every node")
+            remedy = "give all nodes one Python" if name == "python" else "install constraints.txt on every node"
+            wrong.append(f"{name} is {theirs} and {ours} here; {remedy}")
     if promised and found["gpus"] < promised:
         wrong.append(f"Ray has {promised} GPUs and torch sees {found['gpus']}; look at the driver (nvidia-smi)")
     if abs(skew) > SKEW_SECONDS:

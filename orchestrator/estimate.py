@@ -48,6 +48,8 @@ class Machine:
     usd_per_hour: float
     prices: str
     """Where the price stands, and when somebody looked it up."""
+    head: str | None = None
+    """Machine that a cluster of such machines has as its head, and pays for as long as a sweep runs."""
 
 
 def count_work(plan: SweepPlan, dataset: Dataset) -> Work:
@@ -136,16 +138,24 @@ def estimate_and_print(options: SweepOptions, machine: str | None, throughput: f
 
 
 def _cost(where: Machine, profile: str, hours: list[float]) -> dict[str, Any]:
+    """Of the machines that run trials, and of the head beside as many of them as the profile asks for."""
     chosen = choose_profile(profile, {"GPU": where.gpus})
     # The coordinators, which ask for a hundredth of a core each, run on the cluster's head.
     slots = replace(chosen, max_slots=None).slots({"CPU": where.cpus + 1, "GPU": where.gpus})
     machine_hours = [value / slots for value in hours]
+    machines = math.ceil(chosen.max_slots / slots) if chosen.max_slots else 1
+    wall_hours = [value / machines for value in machine_hours]
+    head = machine_named(where.head) if where.head and chosen.max_slots else None
+    head_usd = [value * head.usd_per_hour if head else 0.0 for value in wall_hours]
     return {
         "machine": where.name,
+        "machines": machines,
+        "head": head.name if head else None,
         "slots_per_machine": slots,
         "machine_hours": machine_hours,
+        "wall_hours": wall_hours,
         "gpu_hours": [value * where.gpus for value in machine_hours],
-        "usd": [value * where.usd_per_hour for value in machine_hours],
+        "usd": [value * where.usd_per_hour + top for value, top in zip(machine_hours, head_usd, strict=True)],
         "prices": where.prices,
     }
 
@@ -162,22 +172,27 @@ def _print(
         low, high = (form.format(value) for value in values)
         return low if low == high else f"{low} to {high}"
 
+    def time(values: Sequence[float]) -> str:
+        return f"{both(values, '{:,.1f}')} hours" if min(values) >= 1 else f"{both([v * 60 for v in values])} minutes"
+
     lines = [
         f"[bold]{plan.name}[/] would run {work.trials} trials in {work.studies} studies of {work.targets} targets:",
         f"  {both(work.tuned)} pictures through tuning, {both(work.read)} through validation scores",
         f"  at {speed.tuning:.0f} and {speed.reading:.0f} pictures a second",
-        f"  {both(hours, '{:,.1f}')} hours of one slot",
+        f"  {time(hours)} of one slot",
     ]
     if cost:
+        number, head = cost["machines"], f" and its head {cost['head']}" if cost["head"] else ""
         lines += [
-            f"  {both(cost['gpu_hours'], '{:,.1f}')} GPU-hours, {cost['slots_per_machine']} slots per machine",
+            f"  {both(cost['gpu_hours'], '{:,.2f}')} GPU-hours, {cost['slots_per_machine']} slots per machine",
+            f"  {time(cost['wall_hours'])} on {number} machine{'s' if number > 1 else ''} {cost['machine']}{head}",
             f"  {both(cost['usd'], '{:,.2f}')} US dollars on demand, by {cost['prices']}",
         ]
     for line in lines:
         console.print(line, soft_wrap=True)
     console.print(
         "The lower figure is for pruning that lets one trial in "
-        f"{plan.reduction_factor} go on at each rung, the higher one for none; fits of encoding models come on top. "
-        "Nothing was started.",
+        f"{plan.reduction_factor} go on at each rung, the higher one for none. On top come fits of encoding models, "
+        "start and idle time of machines, disks and traffic. Nothing was started.",
         soft_wrap=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -12,9 +13,17 @@ def command(*arguments: str) -> str:
     """``python sweep.py resume demo --storage results``, quoted, for ``arguments`` of ``sweep.py``.
 
     The interpreter is the one that runs this, by its shortest name: a newcomer who typed ``make sweep`` has no
-    activated environment, and another ``python`` would miss every package.
+    activated environment, and another ``python`` would miss every package. Where a cluster's file started it, people
+    sit elsewhere, and SWEEP_COMMAND has what they type in place of ``python sweep.py``.
     """
+    if elsewhere := os.environ.get("SWEEP_COMMAND"):
+        return f"{elsewhere} {shlex.join(arguments)}"
     return shlex.join([_interpreter(), _script(), *arguments])
+
+
+def joined(address: str | None) -> tuple[str, ...]:
+    """The option that joins the same cluster again; none where the environment names it, or Ray was of this machine."""
+    return ("--address", address) if address and os.environ.get("SWEEP_ADDRESS") != address else ()
 
 
 def _interpreter() -> str:

@@ -187,9 +187,9 @@ def _run_left(
     say(f"Starting Ray {'at ' + address if address else 'on this machine'} …")
     with ray_running(address) as resources:
         profile = choose_profile(plan.profile, resources)
-        slots = min(profile.slots(resources), left)
+        slots = min(profile.slots(resources, can_grow=bool(address)), left)
         say(f"Trials to run: {left}, on {slots} slot{'s' if slots > 1 else ''} (profile {profile.name}).")
-        if waits := profile.waits_for_machines(resources):
+        if waits := profile.waits_for_machines(resources, slots):
             say(f"Note: {waits}.")
         return run_trials(storage, ledger, profile, slots, progress)
 

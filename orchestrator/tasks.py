@@ -46,7 +46,8 @@ class TaskRunner:
         """
         with ray_running(self.address) as resources:
             profile = choose_profile(self.profile, resources)
-            places = profile.slots(resources) * profile.workers_per_slot  # raises where a task would wait for ever
+            # Raises where a task would wait for ever.
+            places = profile.slots(resources, can_grow=bool(self.address)) * profile.workers_per_slot
             yield from self._collect(_submitter(function, profile), jobs, places, title)
 
     def _collect(

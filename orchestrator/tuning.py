@@ -219,9 +219,7 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
         try:
             ray.init(address=address, runtime_env=runtime_env(), **quiet)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            raise ConfigError(
-                f"no Ray cluster answers at --address {address} ({error}); start one, or leave it out"
-            ) from error
+            raise ConfigError(_why_not_joined(address, error)) from error
     else:
         _start_ray(cores, quiet)
     try:
@@ -232,6 +230,16 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
             yield resources
     finally:
         ray.shutdown()
+
+
+def _why_not_joined(address: str, error: Exception) -> str:
+    """Ray tells a refused token only in the cause of a failed connection, and not every process takes up the file."""
+    if "InvalidAuthToken" in f"{error} {error.__cause__}":
+        return (
+            f"the Ray cluster at --address {address} asks for a token; put its token in ~/.ray/auth_token of this "
+            "machine and set RAY_AUTH_MODE=token"
+        )
+    return f"no Ray cluster answers at --address {address} ({error}); start one, or leave it out"
 
 
 def runtime_env() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import subprocess
 import sys
@@ -38,7 +37,9 @@ def content_of(name: str) -> dict[str, Any]:
 
 def settings_of(config: dict[str, Any]) -> dict[str, str]:
     """The sweep's settings in a cluster file's environment."""
-    return dict(re.findall(r"export (SWEEP_\w+)=(\S+)", "\n".join(config["head_setup_commands"])))
+    found = dict(re.findall(r"export (SWEEP_\w+)=(\S+)", "\n".join(config["head_setup_commands"])))
+    assert found.pop("SWEEP_COMMAND") == '"ray', "what messages tell people to type is no option"
+    return found
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -110,18 +111,29 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         yield
 
 
-def deploy(address: str = "203.0.113.7/32") -> None:
-    """What `aws cloudformation deploy` does."""
-    boto3.client("cloudformation", REGION).create_stack(
+def default_vpc(region: str = REGION) -> str:
+    found = boto3.client("ec2", region).describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
+    return str(found[0]["VpcId"])
+
+
+def deploy(region: str = REGION, **changes: str) -> dict[str, Any]:
+    """What `aws cloudformation deploy` does; gives cluster/gpu.yaml with the group that it made."""
+    given = {"Bucket": "my-lab-sweeps", "MakeBucket": "yes", "OperatorAddress": "203.0.113.7/32"}
+    given["VpcId"] = default_vpc(region)
+    text = (CLUSTER / "aws-prerequisites.yaml").read_text()
+    image = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
+    assert image in text
+    text = text.replace(image, "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64")  # what moto has
+    cloud = boto3.client("cloudformation", region)
+    cloud.create_stack(
         StackName="cortex-sweep",
-        TemplateBody=(CLUSTER / "aws-prerequisites.yaml").read_text(),
+        TemplateBody=text,
         Capabilities=["CAPABILITY_NAMED_IAM"],
-        Parameters=[
-            {"ParameterKey": "Bucket", "ParameterValue": "my-lab-sweeps"},
-            {"ParameterKey": "MakeBucket", "ParameterValue": "yes"},
-            {"ParameterKey": "OperatorAddress", "ParameterValue": address},
-        ],
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in (given | changes).items()],
     )
+    outputs = {o["OutputKey"]: o["OutputValue"] for o in cloud.describe_stacks()["Stacks"][0]["Outputs"]}
+    text = (CLUSTER / "gpu.yaml").read_text().replace("sg-of-aws-prerequisites", outputs["SecurityGroupId"])
+    return dict(yaml.safe_load(text))
 
 
 def open_to_the_world(group: dict[str, Any]) -> bool:
@@ -132,8 +144,7 @@ def open_to_the_world(group: dict[str, Any]) -> bool:
 
 
 def test_aws_takes_the_prepared_groups_and_roles(aws: None) -> None:
-    deploy()
-    config = _bootstrap_config(prepare_config(content_of("gpu.yaml")), no_config_cache=True)
+    config = _bootstrap_config(prepare_config(deploy()), no_config_cache=True)
     ec2 = boto3.client("ec2", REGION)
     groups = {group["GroupId"]: group for group in ec2.describe_security_groups()["SecurityGroups"]}
     for name, node in config["available_node_types"].items():
@@ -167,19 +178,75 @@ def test_the_head_ends_and_tags_machines_of_its_cluster_alone(aws: None) -> None
     for statement in yaml.safe_load(str(document))["Statement"]:
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         if set(actions) & set(changes):
-            (asked,) = statement["Condition"]["StringEquals"].items()
-            assert asked in {("aws:ResourceTag/ray-cluster-name", "cortex-sweep"), ("ec2:CreateAction", "RunInstances")}
+            ((how, condition),) = statement["Condition"].items()
+            (asked,) = condition.items()
+            assert (how, *asked) in {
+                ("StringLike", "aws:ResourceTag/ray-cluster-name", "cortex-sweep*"),
+                ("StringEquals", "ec2:CreateAction", "RunInstances"),
+            }
             if asked[0] == "ec2:CreateAction":
                 assert actions == ["ec2:CreateTags"]
 
 
 def test_without_the_prepared_group_ray_would_open_ssh(aws: None) -> None:
-    """The check above can fail, and aws-prerequisites.yaml is why it does not."""
-    config = copy.deepcopy(content_of("gpu.yaml"))
-    config["provider"]["security_group"]["GroupName"] = "another"
+    """The check above can fail, and SecurityGroupIds are why it does not."""
+    config = deploy()
+    for node in config["available_node_types"].values():
+        del node["node_config"]["SecurityGroupIds"]
     _bootstrap_config(prepare_config(config), no_config_cache=True)
+    assert any(open_to_the_world(group) for group in new_groups())
+
+
+def new_groups() -> list[dict[str, Any]]:
     groups = boto3.client("ec2", REGION).describe_security_groups()["SecurityGroups"]
-    assert any(open_to_the_world(group) for group in groups if group["GroupName"] == "another")
+    return [dict(group) for group in groups if group["GroupName"] != "default"]
+
+
+def test_an_account_with_a_second_network_keeps_the_prepared_group(aws: None) -> None:
+    """By a name, Ray would look for the group in the network that has a public subnet in the first zone, and make one
+    that is open to the world if it is not there.
+    """
+    ec2 = boto3.client("ec2", REGION)
+    other = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=other, CidrBlock="10.9.1.0/24", AvailabilityZone=f"{REGION}a")["Subnet"][
+        "SubnetId"
+    ]
+    ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": True})
+    first = [s for s in ec2.describe_subnets()["Subnets"] if s["AvailabilityZone"] == f"{REGION}a"]
+    for unwanted in first:
+        if unwanted["VpcId"] != other:
+            ec2.delete_subnet(SubnetId=unwanted["SubnetId"])
+    config = _bootstrap_config(prepare_config(deploy()), no_config_cache=True)
+    (group,) = new_groups()
+    assert (group["VpcId"], open_to_the_world(group)) == (default_vpc(), False)
+    for node in config["available_node_types"].values():
+        assert node["node_config"]["SecurityGroupIds"] == [group["GroupId"]]
+        assert subnet not in node["node_config"]["SubnetIds"]
+
+
+def test_a_second_region_shares_the_roles(aws: None) -> None:
+    deploy()
+    deploy("us-east-1", Bucket="my-lab-sweeps", MakeBucket="no", MakeRoles="no")
+    assert {role["RoleName"] for role in boto3.client("iam", REGION).list_roles()["Roles"]} == {
+        "cortex-sweep-head",
+        "cortex-sweep-worker",
+    }
+
+
+def test_the_tracking_machine_has_its_name_and_no_other_way_in_than_the_cluster(aws: None) -> None:
+    ec2 = boto3.client("ec2", REGION)
+    (subnet, *_) = [s["SubnetId"] for s in ec2.describe_subnets()["Subnets"] if s["VpcId"] == default_vpc()]
+    deploy(TrackingSubnet=subnet)
+    (found,) = [i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
+    template = (CLUSTER / "aws-prerequisites.yaml").read_text()  # moto gives a stack's machine no group
+    assert "SecurityGroupIds: [!GetAtt SecurityGroup.GroupId]" in template.partition("TrackingMachine:")[2]
+    names = boto3.client("route53", REGION)
+    (zone,) = names.list_hosted_zones()["HostedZones"]
+    assert "VPCs: [{VPCId: !Ref VpcId" in template, "a zone of the network alone; moto takes it for a public one"
+    records = names.list_resource_record_sets(HostedZoneId=zone["Id"])["ResourceRecordSets"]
+    (record,) = [each for each in records if each["Type"] == "A"]
+    assert record["Name"].rstrip(".") == "mlflow.internal"
+    assert [value["Value"] for value in record["ResourceRecords"]] == [found["PrivateIpAddress"]]
 
 
 def test_aws_nodes_have_what_the_file_says(aws: None) -> None:
@@ -250,7 +317,7 @@ def test_settings_of_the_kubernetes_job_are_options_of_run() -> None:
 
 def test_the_batch_script_has_no_fault_that_shellcheck_knows() -> None:
     done = subprocess.run(
-        [Path(sys.executable).with_name("shellcheck"), str(CLUSTER / "slurm.sbatch")],
+        [Path(sys.executable).with_name("shellcheck"), str(CLUSTER / "slurm.sbatch"), str(CLUSTER / "kuberay/job.sh")],
         capture_output=True,
         text=True,
         check=False,

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,3 +151,18 @@ def test_autoscaled_slots_are_those_of_all_workers() -> None:
     profile = choose_profile(settings["data"]["SWEEP_PROFILE"], {"GPU": 1})
     on_one = min(cpus // profile.cpus_per_worker, gpus * profile.slots_per_gpu)
     assert profile.max_slots == on_one * workers["maxReplicas"]
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (1, 1), (3, 0), (130, 130)])
+def test_a_sweep_without_a_score_is_not_started_again(tmp_path: Path, code: int, ends: int) -> None:
+    """The job starts a new cluster for each failure, which a sweep that is done, but for a score, has no use for."""
+    (tmp_path / "cluster/kuberay").mkdir(parents=True)
+    shutil.copy(JOB.parents[1] / "kuberay/job.sh", tmp_path / "cluster/kuberay")
+    (tmp_path / "sweep.py").write_text("import sys; print(sys.argv[1:]); sys.exit(int(sys.argv[-1]))")
+    line = ["sh", str(tmp_path / "cluster/kuberay/job.sh"), "select", str(code)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(line, env={"PATH": path}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (ends, f"['select', '{code}']\n")
+    _, job = documents()
+    assert job["spec"]["entrypoint"] == "sh /opt/cortex-sweep/cluster/kuberay/job.sh"
+    assert "COPY cluster cluster" in (JOB.parents[1] / "kuberay/Dockerfile").read_text()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.profiles import COORDINATOR_CPUS, PROFILES, Profile, choose_profile
@@ -61,10 +63,21 @@ def test_too_small_a_machine_is_told(name: str, resources: dict[str, float], wor
 
 def test_slots_that_wait_for_machines_are_told() -> None:
     profile = choose_profile("gpu-shared,max_slots=8", {})
-    waits = profile.waits_for_machines({"CPU": 16.0})
+    waits = profile.waits_for_machines({"CPU": 16.0}, 8)
     assert waits is not None
     assert "needs 2.01 CPUs and 0.25 GPUs for one slot; found 16 CPUs and 0 GPUs" in waits
-    assert profile.waits_for_machines({"CPU": 16.0, "GPU": 1.0}) is None
+    waits = profile.waits_for_machines({"CPU": 16.0, "GPU": 1.0}, 8)
+    assert waits == "4 of 8 slots have room now, 4 wait for machines to join"
+    assert profile.waits_for_machines({"CPU": 16.0, "GPU": 1.0}, 4) is None, "no more trials are left than fit"
+    assert profile.waits_for_machines({"CPU": 32.0, "GPU": 2.0}, 8) is None
+
+
+def test_machine_alone_is_not_asked_for_slots_that_it_has_no_room_for() -> None:
+    profile = choose_profile("gpu-shared,max_slots=64", {})
+    assert profile.slots({"CPU": 16.0, "GPU": 1.0}, can_grow=False) == 4
+    assert replace(profile, max_slots=2).slots({"CPU": 16.0, "GPU": 1.0}, can_grow=False) == 2
+    with pytest.raises(ConfigError, match="found 16 CPUs and 0 GPUs"):
+        profile.slots({"CPU": 16.0}, can_grow=False)
 
 
 def test_auto_looks_for_a_gpu() -> None:

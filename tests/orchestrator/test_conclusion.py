@@ -42,6 +42,20 @@ def test_finished_search_shows_its_leaderboard_and_what_is_next(
     assert "stayed away" not in told
 
 
+def test_what_is_next_joins_the_cluster_that_was_typed(
+    maker: Maker, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SWEEP_ADDRESS", raising=False)
+    place = str(maker.places.base)
+    assert run_to_the_end(interrupt, "small", place, "10.0.0.1:6379", False) == INTERRUPTED
+    maker.run_trials()
+    assert run_to_the_end(ends(maker.plan), "small", place, "10.0.0.1:6379", False) == 0
+    told = capsys.readouterr().out
+    for command in ("resume", "select", "evaluate"):
+        assert f"sweep.py {command} small --storage {place} --address 10.0.0.1:6379" in told
+    assert f"sweep.py ui small --storage {place} --address" not in told
+
+
 def test_json_is_all_that_scripts_see_on_stdout(maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:
     maker.run_trials()
     assert run_to_the_end(ends(maker.plan, tracked=False), "small", str(maker.places.base), None, True) == 0

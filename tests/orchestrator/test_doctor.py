@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import doctor, doctor_cluster
 from orchestrator.doctor import Line, Needs, examine, examine_and_print
-from orchestrator.doctor_cluster import look_at_cluster_file
+from orchestrator.doctor_cluster_file import look_at_cluster_file
 from trainables.errors import ConfigError
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
@@ -26,6 +26,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(doctor_cluster, "FREE_GB", 0.0)
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
+
+
+@pytest.fixture
+def token(home: Path) -> Path:
+    """Of the kind that the clusters' files copy to every node."""
+    path = home / ".ray/auth_token"
+    path.parent.mkdir()
+    path.write_text("secret")
+    path.chmod(0o600)
+    return path
 
 
 def needs(demo_root: Path, tmp_path: Path, **changes: str | None) -> Needs:
@@ -123,21 +133,44 @@ def test_a_node_that_cannot_use_the_storage_is_told(demo_root: Path, tmp_path: P
     assert doctor_cluster.examine_node(needs(demo_root, tmp_path))["lacks"] == []
 
 
-def test_one_address_of_the_example_is_enough(tmp_path: Path) -> None:
+def test_one_address_of_the_example_is_enough(tmp_path: Path, token: Path) -> None:
     text = (CLUSTER / "onprem.yaml").read_text()
-    (tmp_path / "c.yaml").write_text(text.replace("192.168.1.10", "10.0.0.1").replace("192.168.1.11", "10.0.0.2"))
-    assert "still holds the example's 192.168.1.12" in wrong(look_at_cluster_file(str(tmp_path / "c.yaml")))
+    (tmp_path / "c.yaml").write_text(text.replace("203.0.113.10", "10.0.0.1").replace("203.0.113.11", "10.0.0.2"))
+    assert "still holds the example's 203.0.113.12" in wrong(look_at_cluster_file(str(tmp_path / "c.yaml")))
 
 
-def test_the_example_says_what_is_left_to_edit() -> None:
-    assert "still holds the example's mlflow.internal, my-lab-sweeps" in wrong(
-        look_at_cluster_file(str(CLUSTER / "gpu.yaml"))
-    )
+def test_the_example_says_what_is_left_to_edit(token: Path) -> None:
+    said = wrong(look_at_cluster_file(str(CLUSTER / "gpu.yaml")))
+    assert "still holds the example's my-lab-sweeps, sg-of-aws-prerequisites;" in said
+    assert "still holds the example's mlflow.internal, my-lab" in wrong(look_at_cluster_file(str(CLUSTER / "gcp.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "asks"),
+    [
+        (
+            "kuberay/rayjob.yaml",
+            "mlflow.internal, my-lab-sweeps, registry.example.org",
+            "kubectl apply --dry-run=server",
+        ),
+        ("slurm.sbatch", "", "sbatch --test-only"),
+    ],
+)
+def test_files_that_are_not_rays_are_looked_at_too(name: str, left: str, asks: str, tmp_path: Path) -> None:
+    if left:
+        assert f"still holds the example's {left};" in wrong(look_at_cluster_file(str(CLUSTER / name)))
+    text = (CLUSTER / name).read_text()
+    for word in left.split(", "):
+        text = text.replace(word, "mine") if word else text
+    path = tmp_path / Path(name).name
+    path.write_text(text)
+    (line,) = look_at_cluster_file(str(path))
+    assert (line.state, asks in line.said) == ("ok", True)
 
 
 def _edited(tmp_path: Path, name: str, *changes: tuple[str, str]) -> str:
     text = (CLUSTER / name).read_text()
-    for before, after in (("my-lab-sweeps", "bucket"), ("mlflow.internal", "tracking"), *changes):
+    for before, after in (*changes, ("my-lab-sweeps", "bucket"), ("sg-of-aws-prerequisites", "sg-0123456789abcdef0")):
         assert before in text, before
         text = text.replace(before, after)
     path = tmp_path / name
@@ -145,8 +178,29 @@ def _edited(tmp_path: Path, name: str, *changes: tuple[str, str]) -> str:
     return str(path)
 
 
-def test_an_edited_file_is_fine(tmp_path: Path) -> None:
+def test_an_edited_file_is_fine(tmp_path: Path, token: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert states(look_at_cluster_file(_edited(tmp_path, "gpu.yaml"))) == {"cluster file": {"ok"}}
+    assert capsys.readouterr().out == "", "nothing of Ray's own between the lines"
+
+
+def test_a_token_that_is_missing_or_read_by_others_is_told(tmp_path: Path, token: Path) -> None:
+    file = _edited(tmp_path, "gpu.yaml")
+    token.chmod(0o644)
+    assert "mode 0644 and others can read: chmod 600" in wrong(look_at_cluster_file(file))
+    token.unlink()
+    assert "copies ~/.ray/auth_token, which is not here; `ray get-auth-token --generate" in wrong(
+        look_at_cluster_file(file)
+    )
+
+
+def test_a_cluster_that_has_not_grown_yet_is_not_all_that_was_looked_at() -> None:
+    small, large = {"CPU": 1.0}, {"CPU": 17.0, "GPU": 2.0}
+    note = [
+        line.said for line in doctor_cluster._slot_lines(1, small, "gpu-shared,max_slots=8") if line.state == "note"
+    ]
+    assert len(note) == 1
+    assert "machines that have not joined were not looked at" in note[0]
+    assert states(doctor_cluster._slot_lines(3, large, "gpu-shared,max_slots=8")) == {"cluster": {"ok"}}
 
 
 @pytest.mark.parametrize(
@@ -157,10 +211,13 @@ def test_an_edited_file_is_fine(tmp_path: Path) -> None:
         (("--dashboard-host=127.0.0.1", "--dashboard-host='::'"), "dashboard for everybody"),
         (("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled"), "without a token"),
         (("export RAY_AUTH_MODE=token", "true # export RAY_AUTH_MODE=token"), "without a token"),
-        (("  security_group:\n    GroupName: cortex-sweep", ""), "open to the world"),
+        (("      SecurityGroupIds: [sg-of-aws-prerequisites]", "      # sg-of-aws-prerequisites"), "open to the world"),
+        (("postgresql://sweep@mlflow", "postgresql://sweep:hunter2@mlflow"), "holds a password in an address"),
+        (("SWEEP_SPACE=full", "SWEEP_SPACE=full AWS_ACCESS_KEY_ID=AKIAIOSFODNN7EXAMPLE"), "holds an AWS access key"),
+        (("sweep.py: sweep.py", "sweep.py: swoop.py"), "copies swoop.py, which is not here"),
     ],
 )
-def test_what_a_file_opens_is_told(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+def test_what_a_file_opens_is_told(tmp_path: Path, token: Path, change: tuple[str, str], said: str) -> None:
     assert said in wrong(look_at_cluster_file(_edited(tmp_path, "gpu.yaml", change)))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator import estimate
-from orchestrator.estimate import count_work, estimate_and_print, machine_named
+from orchestrator.estimate import PRICES, count_work, estimate_and_print, machine_named
 from orchestrator.planning import SweepOptions
 from tests.orchestrator.plans import small_plan
 from trainables.data.algonauts import AlgonautsDataset
@@ -83,6 +84,25 @@ def test_dry_run_says_hours_and_cost_and_makes_nothing(
     assert f"{found['trials']} trials in {found['studies']} studies of {found['targets']} targets" in said
     assert "US dollars on demand" in said
     assert not (tmp_path / "results").exists()
+
+
+def test_a_clusters_head_is_paid_for_too(demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = options(demo_root, tmp_path, profile="gpu-shared,max_slots=64")
+    estimate_and_print(asked, "g6.2xlarge", 50.0, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["machines"], found["head"]) == (16, "r7i.4xlarge"), "as many as cluster/gpu.yaml has at most"
+    hourly = machine_named("g6.2xlarge").usd_per_hour + machine_named("r7i.4xlarge").usd_per_hour / 16
+    assert found["usd"] == pytest.approx([hours * hourly for hours in found["gpu_hours"]])
+    estimate_and_print(asked, "g6.2xlarge", 50.0, as_json=False)
+    assert "minutes on 16 machines g6.2xlarge and its head r7i.4xlarge" in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_machine_of_the_clusters_files_has_a_price() -> None:
+    for name in ("gpu.yaml", "gcp.yaml"):
+        for found in re.findall(r"(?:InstanceType|machineType): ([\w.-]+)", (PRICES.parent / name).read_text()):
+            machine = machine_named(found)
+            assert machine.usd_per_hour > 0
+            assert machine.head is None or machine_named(machine.head).gpus == 0
 
 
 def test_without_a_machine_the_speed_is_measured_here(

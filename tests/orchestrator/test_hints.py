@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.hints import command
+from orchestrator.hints import command, joined
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,3 +51,16 @@ def test_what_is_shown_starts_when_pasted(monkeypatch: pytest.MonkeyPatch, tmp_p
     done = subprocess.run(["sh", "-c", shown], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "no sweep in" in done.stdout
+
+
+def test_who_submitted_it_is_told_what_to_type_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEP_COMMAND", "ray submit cluster/gpu.yaml sweep.py --")
+    assert command("status", "my demo") == "ray submit cluster/gpu.yaml sweep.py -- status 'my demo'"
+
+
+def test_a_cluster_that_was_typed_is_joined_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWEEP_ADDRESS", raising=False)
+    assert joined("10.0.0.1:6379") == ("--address", "10.0.0.1:6379")
+    assert joined(None) == ()
+    monkeypatch.setenv("SWEEP_ADDRESS", "auto")
+    assert joined("auto") == ()
