@@ -169,7 +169,7 @@ def several_nodes(folder: Path, head: Head, command: list[str], story: Story) ->
         story.wrong.append(f"the sweep ended with {sweep.process.returncode}: {sweep.log.read_text()[-2000:]}")
     after = records("several", folder)
     story.wrong += [f"trial {number} changed" for number, record in before.items() if after.get(number) != record]
-    until(lambda: not workers(), "idle nodes have gone", 60 * IDLE_MINUTES + 90)
+    until(lambda: not workers(), "idle nodes have gone", 60 * IDLE_MINUTES + 240)
 
 
 def main() -> int:

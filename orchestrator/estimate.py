@@ -173,7 +173,11 @@ def _print(
         return low if low == high else f"{low} to {high}"
 
     def time(values: Sequence[float]) -> str:
-        return f"{both(values, '{:,.1f}')} hours" if min(values) >= 1 else f"{both([v * 60 for v in values])} minutes"
+        return (
+            f"{both(values, '{:,.1f}')} hours"
+            if min(values) >= 1
+            else f"{both([v * 60 for v in values], '{:,.1f}')} minutes"
+        )
 
     lines = [
         f"[bold]{plan.name}[/] would run {work.trials} trials in {work.studies} studies of {work.targets} targets:",
