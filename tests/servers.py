@@ -23,8 +23,11 @@ from typing import Any
 from urllib.parse import quote
 
 import boto3
+from mlflow import MlflowClient
+from mlflow.entities import Run
 from moto.server import ThreadedMotoServer
 
+from orchestrator.plan import SweepPlan
 from tests.sweeps import ROOT
 
 SCRIPTS = ROOT / "cluster/mlflow"
@@ -196,3 +199,14 @@ def servers_running() -> Iterator[Servers]:
     finally:
         shutil.rmtree(above, ignore_errors=True)
         store.stop()
+
+
+def runs_of(plan: SweepPlan) -> dict[str, Run]:
+    """The runs of a sweep's trials and parents in MLflow, by what they stand for; each once."""
+    client = MlflowClient(plan.tracking_uri)
+    experiment = client.get_experiment_by_name(plan.name)
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], "tags.`sweep.trial` != ''")
+    by_uid = {run.data.tags["sweep.trial"]: run for run in found}
+    assert len(by_uid) == len(found), "a trial has two runs"
+    return by_uid

@@ -94,5 +94,6 @@ def artifact_comes_back(client: MlflowClient, run_id: str) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         client.log_text(run_id, "probe", "probe.txt")
         intact = Path(client.download_artifacts(run_id, "probe.txt", folder)).read_text() == "probe"
-    get_artifact_repository(client.get_run(run_id).info.artifact_uri).delete_artifacts("probe.txt")
+    place = client.get_run(run_id).info.artifact_uri
+    get_artifact_repository(place, tracking_uri=client.tracking_uri).delete_artifacts("probe.txt")
     return intact

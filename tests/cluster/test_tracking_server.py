@@ -1,4 +1,4 @@
-"""The servers that outlive a cluster, for real: PostgreSQL, MLflow with users, a bucket; and a sweep on them all."""
+"""The servers that outlive a cluster, for real: PostgreSQL, MLflow with users, a bucket."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import fsspec
 import pytest
 import sqlalchemy
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from orchestrator import driver as driving
 from orchestrator.driver import sole_driver
-from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import open_storage
 from orchestrator.plan import SweepPlan
@@ -32,17 +29,16 @@ from orchestrator.tracking.projector import Projector
 from tests.orchestrator.plans import V1_CONTRASTIVE, complete, open_ledger, small_plan
 from tests.servers import (
     ADMIN_PASSWORD,
-    BUCKET,
     DATABASE_PASSWORD,
     KEYS,
     LEDGER_PASSWORD,
     SWEEP_PASSWORD,
     Servers,
     postgres_is_missing,
-    s3,
+    runs_of,
     servers_running,
 )
-from tests.sweeps import ROOT, SMALL, Driver, SmallSweep, driver
+from tests.sweeps import ROOT
 from trainables.errors import StorageError
 
 pytestmark = [
@@ -81,16 +77,6 @@ def head(servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S
 
 def plan_on(servers: Servers, folder: Path, name: str) -> SweepPlan:
     return small_plan(folder, name=name, ledger=servers.database(), tracking_uri=servers.address, trials=3)
-
-
-def runs_of(plan: SweepPlan) -> dict[str, Run]:
-    client = MlflowClient(plan.tracking_uri)
-    experiment = client.get_experiment_by_name(plan.name)
-    assert experiment is not None
-    found = client.search_runs([experiment.experiment_id], "tags.`sweep.trial` != ''")
-    by_uid = {run.data.tags["sweep.trial"]: run for run in found}
-    assert len(by_uid) == len(found), "a trial has two runs"
-    return by_uid
 
 
 def wait_for(plan: SweepPlan, uid: str, timeout: float = 60) -> None:
@@ -304,93 +290,6 @@ def holds_lock(servers: Servers) -> bool:
     engine = sqlalchemy.create_engine(servers.database(), poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:
         return bool(connection.scalar(sqlalchemy.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")))
-
-
-def environment_of(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # it has ended
-        return b""
-
-
-def watch(run: Driver) -> dict[str, bytes]:
-    """Command line and environment of every process of Ray's that the driver started, until it ends."""
-    seen: dict[str, bytes] = {}
-    while run.process.poll() is None:
-        for pid, title in run.family().items():
-            if "ray" in title:  # the driver itself calls git
-                seen[title] = seen.get(title, b"") + title.encode() + environment_of(pid)
-        time.sleep(1)
-    return seen
-
-
-@pytest.mark.long
-def test_sweep_on_servers_gives_the_trials_of_a_sweep_on_one_disk(
-    servers: Servers, small_sweep: SmallSweep, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same options but for where things lie; and the passwords, which stand in them, come nowhere else.
-
-    One method less: a study's trials do not depend on the others.
-    """
-    client = s3(servers.bucket)
-    for path in sorted(path for path in demo_root.rglob("*") if path.is_file()):
-        client.upload_file(str(path), BUCKET, f"{demo_root.name}/{path.relative_to(demo_root)}")
-    places = {
-        **KEYS,
-        "AWS_ENDPOINT_URL": servers.bucket,
-        "SWEEP_DATA": f"s3://{BUCKET}/{demo_root.name}",
-        "SWEEP_STORAGE": f"s3://{BUCKET}/results",
-        "SWEEP_LEDGER": servers.database(password=LEDGER_PASSWORD),
-        "SWEEP_TRACKING_URI": servers.address.replace("//", f"//sweep:{quote(SWEEP_PASSWORD, safe='')}@"),
-    }
-    log = tmp_path / "run.log"
-    with driver(log, "run", *SMALL, "--methods=untuned,contrastive", settings=places, cwd=tmp_path) as run:
-        seen = watch(run)
-    assert run.wait() == 0, log.read_text()
-
-    for name in (*KEYS, "AWS_ENDPOINT_URL"):
-        monkeypatch.setenv(name, places[name])
-    monkeypatch.setenv("PGPASSWORD", LEDGER_PASSWORD)
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "sweep")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SWEEP_PASSWORD)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    _, here = open_sweep("small", str(small_sweep.storage))
-    _, there = open_sweep("small", places["SWEEP_STORAGE"])
-    assert there.plan.differences(here.plan) == ["data", "methods"]
-    for key in there.plan.studies:
-        near, far = here.study_records(key), there.study_records(key)
-        assert [record.config for record in far] == [record.config for record in near]
-        for one, other in zip(far, near, strict=True):
-            both = one.scores.keys() & other.scores.keys()  # which of two trials at once is pruned depends on the clock
-            assert both
-            assert [one.scores[epoch] for epoch in both] == pytest.approx(
-                [other.scores[epoch] for epoch in both], rel=1e-5
-            )
-    shown = runs_of(there.plan)
-    assert {uid for uid in shown if uid.count("/") == 4} == {
-        record.uid for key in there.plan.studies for record in there.study_records(key)
-    }
-    assert {run.info.status for run in shown.values()} == {"FINISHED"}
-    stored = servers.objects()
-    assert {name for name in stored if name.endswith("model.safetensors")} == {
-        f"results/small/trials/subj01-lh-V1v/{key.method}/{there.best(key)[0].number:05d}/model.safetensors"
-        for key in there.plan.studies
-    }
-    assert_no_password(seen, log.read_bytes(), stored, servers)
-
-
-def assert_no_password(seen: dict[str, bytes], said: bytes, stored: dict[str, bytes], servers: Servers) -> None:
-    assert any("RayTrainWorker" in title for title in seen)
-    assert any(b"AWS_ENDPOINT_URL=" in content for title, content in seen.items() if "raylet" in title)
-    with sqlalchemy.create_engine(servers.database("mlflow", "mlflow", DATABASE_PASSWORD)).connect() as database:
-        tables = sqlalchemy.inspect(database).get_table_names()
-        content = {
-            table: str(database.execute(sqlalchemy.text(f'SELECT * FROM "{table}"')).all()).encode() for table in tables
-        }
-    assert b"small" in content["experiments"]
-    logs = {path.name: path.read_bytes() for path in Path("/tmp/ray/session_latest/logs").rglob("*") if path.is_file()}
-    places = {**seen, **stored, **content, **logs, "what the command said": said}
-    assert [place for place, text in places.items() if any(word in text for word in ENCODED)] == []
 
 
 @pytest.mark.parametrize(
