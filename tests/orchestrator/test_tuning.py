@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,25 @@ class StubSlot(tune.Trainable):
         pass
 
 
+class SlowToStart(StubSlot):
+    """Trials of a moment; all slots but the first take as long to start as many of them."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        place = Path(config["trial"]["weights_dir"].removeprefix("file://")).parents[3] / "slots"
+        place.mkdir(exist_ok=True)
+        (place / str(os.getpid())).touch()
+        self.mine = place / str(os.getpid())
+        if len(list(place.iterdir())) > 1:
+            time.sleep(5)
+        super().setup(config)
+
+    def step(self) -> dict[str, Any]:
+        time.sleep(0.3)
+        with self.mine.open("a") as file:
+            file.write("trial\n")
+        return super().step()
+
+
 @pytest.fixture
 def sweep(shared_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[SweepStorage, Ledger]:
     monkeypatch.setattr(tuning, "Slot", StubSlot)
@@ -66,6 +87,22 @@ def run(storage: SweepStorage, ledger: Ledger, deaths: dict[str, int]) -> bool:
 def states(ledger: Ledger) -> list[str]:
     again = Ledger(ledger.plan)
     return [record.state for key in (V1_CONTRASTIVE, EBA_CONTRASTIVE) for record in again.study_records(key)]
+
+
+def test_slots_come_to_be_though_trials_are_shorter_than_their_start(
+    shared_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray by itself gives the trial of a slot that is starting to one that is free, ends the former, starts another."""
+    monkeypatch.setattr(tuning, "Slot", SlowToStart)
+    storage = SweepStorage(str(tmp_path), "stubs")
+    storage.create()
+    ledger = open_ledger(small_plan(tmp_path, trials=20))
+    (tmp_path / "stubs/deaths").mkdir()
+    assert run(storage, ledger, {})
+    assert states(ledger) == ["complete"] * 40
+    slots = {path.name: len(path.read_text().splitlines()) for path in (tmp_path / "stubs/slots").iterdir()}
+    assert len(slots) == 2, f"no slot was ended while it started: {slots}"
+    assert min(slots.values()) > 1, slots
 
 
 def test_trial_that_was_hit_at_every_attempt_ends_well_at_the_end(sweep: tuple[SweepStorage, Ledger]) -> None:
