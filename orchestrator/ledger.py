@@ -17,6 +17,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from orchestrator.ledger_storage import ledger_errors, open_storage
+from orchestrator.neighbours import Find, borrowed, find_of
 from orchestrator.plan import StudyKey, SweepPlan, stable_seed
 from orchestrator.suggestions import trial_config
 from search_spaces import first_extras
@@ -79,6 +80,7 @@ class Ledger:
         self.plan = plan
         self._storage = open_storage(plan.ledger)
         self._studies: dict[StudyKey, optuna.Study] = {}
+        self._finds: dict[StudyKey, Find] = {}
 
     def open_studies(self) -> None:
         """Create the studies that do not exist yet, each with the published recipe as its first trial."""
@@ -99,6 +101,7 @@ class Ledger:
                     first |= first_extras(self.plan.explore, epochs, self.plan.batch_size)
                 if first and not study.get_trials(deepcopy=False):
                     study.enqueue_trial(first)
+                self._look_for_find(key)
 
     def _study_name(self, key: StudyKey) -> str:
         return f"{self.plan.name}-{self.plan.sweep_id}/{key.name}"
@@ -136,7 +139,25 @@ class Ledger:
             study = self.study(key)
             number = len([t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING])
             study.sampler = self._sampler(key, number)
+            if self._asks_neighbours and number % 2:
+                self._borrow(key, study)
             return self._configured(key, study.ask())
+
+    @property
+    def _asks_neighbours(self) -> bool:
+        # The parts of a Pareto set are no one's best.
+        return self.plan.neighbours and len(self.plan.optimise) == 1
+
+    def _borrow(self, key: StudyKey, study: optuna.Study) -> None:
+        """Queue what a neighbour has found, if there is something: every other trial stays the study's own search."""
+        tried = [trial.params for trial in study.get_trials(deepcopy=False)]
+        if found := borrowed(key, self._finds, self.plan.roi_groups, tried):
+            other, params = found
+            study.enqueue_trial(dict(params), user_attrs={"borrowed_from": other.name}, skip_if_exists=True)
+
+    def _look_for_find(self, key: StudyKey) -> None:
+        if self._asks_neighbours and (find := find_of(self.study(key).get_trials(deepcopy=False))):
+            self._finds[key] = find
 
     def _sampler(self, key: StudyKey, number: int) -> TPESampler:
         """Seeded by the trial's number, so that a resumed sweep does not draw its first points again."""
@@ -193,6 +214,7 @@ class Ledger:
             study.tell(
                 trial, values=[value, *others] if state == "complete" and value is not None else None, state=final
             )
+            self._look_for_find(open_trial.study)
 
     def trials_left(self) -> int:
         """Trials of the plan that have not ended, those in hand included."""

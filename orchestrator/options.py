@@ -89,6 +89,12 @@ _RUN: list[Callable[[Any], Any]] = [
     option("--labelled", default="", help="Labelled image set for --scores classification."),
     option("--leave-one-out", is_flag=True, help="Pooled methods: also one network without each subject."),
     option("--trials", type=int, help="Trials of each tuned target and method. Default: that of --space."),
+    option(
+        "--neighbours/--no-neighbours",
+        default=True,
+        show_default=True,
+        help="Every other trial takes over the best of the same method's studies of the same ROI or group.",
+    ),
     option("--epochs", type=int, help="Epochs of a trial that is not pruned. Default: that of --space."),
     option("--grace-epochs", type=int, help="Epochs before a trial can be pruned. Default: a third of --epochs."),
     option("--batch-size", type=int, help="Stimuli in a step. Default: that of --space."),

@@ -104,6 +104,8 @@ class SweepPlan:
     """Scores that the search maximises; several mean a search for the Pareto set, without pruning."""
     labelled: str = ""
     """Labelled image set whose classification is among the scores."""
+    neighbours: bool = True
+    """Every other trial of a study takes over what a study of the same method has found for a target like its own."""
 
     def __post_init__(self) -> None:
         for field, least in LEAST.items():
@@ -158,8 +160,8 @@ class SweepPlan:
         """What the methods explore."""
         return space_from_text(self.space_text, self.space) if self.space_text else space_named(self.space)
 
-    @property
-    def studies(self) -> dict[StudyKey, int]:
+    @cached_property  # asked for at every trial, and thousands of keys
+    def studies(self) -> Mapping[StudyKey, int]:
         """Every study with its number of trials; the baselines first, as the others are judged by them."""
         methods = sorted(self.methods, key=METHODS.index)
         return {
@@ -201,6 +203,7 @@ class SweepPlan:
         """
         plain: dict[str, Any] = dict(values) if isinstance(values, Mapping) else {}
         version = plain.pop("plan_version", None)
+        plain.setdefault("neighbours", False)  # made before there were any: it goes on as it began
         odd = sorted(set(plain) ^ {field.name for field in fields(cls)})
         if version != PLAN_VERSION or odd:
             raise StorageError(

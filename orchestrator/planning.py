@@ -62,6 +62,7 @@ class SweepOptions:
     optimise: str = "encoding"
     labelled: str = ""
     leave_one_out: bool = False
+    neighbours: bool = True
 
 
 def make_plan(options: SweepOptions, storage: SweepStorage, dataset: Dataset, weights: PretrainedWeights) -> SweepPlan:
@@ -117,6 +118,7 @@ def make_plan(options: SweepOptions, storage: SweepStorage, dataset: Dataset, we
         scores=tuple(parse_list(options.scores)),
         optimise=tuple(parse_list(options.optimise)),
         labelled=_labelled_root(options),
+        neighbours=options.neighbours,
     )
     require_suggestions(plan)
     return plan
