@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from ray import tune
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -41,7 +41,7 @@ class Slot(tune.Trainable):
         actor: Any = ray.remote(Mailbox)
         self.mailbox = actor.options(num_cpus=0, scheduling_strategy=here).remote()
         self.slot = slot
-        trainer = TorchTrainer(
+        trainer = _trainer_of(slot["workers"])(
             serve_trials,
             train_loop_config={"mailbox": self.mailbox, "workspace": slot["workspace"]},
             scaling_config=ScalingConfig(
@@ -58,7 +58,7 @@ class Slot(tune.Trainable):
         self.group = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         self.group.start()
 
-    def _fit(self, trainer: TorchTrainer) -> None:
+    def _fit(self, trainer: DataParallelTrainer) -> None:
         try:
             trainer.fit()
         except Exception as error:  # noqa: BLE001 - handed to the thread that waits for answers
@@ -108,6 +108,19 @@ class Slot(tune.Trainable):
             self._send({"do": "end"})
             self.group.join(20)
             ray.kill(self.mailbox)
+
+
+def _trainer_of(workers: int) -> type[DataParallelTrainer]:
+    """Ray Train for workers that share batches out and need a process group; without torch for one that needs none.
+
+    The slot's own process and the controller of its workers import what the trainer does. They only wait, every slot
+    has both, and all of them live on a cluster's head.
+    """
+    if workers == 1:
+        return DataParallelTrainer
+    from ray.train.torch import TorchTrainer
+
+    return TorchTrainer
 
 
 def _taken_away(error: Exception | None) -> bool:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
-import torch
 
 if TYPE_CHECKING:
     from trainables.tuning.bench import TrialInHand
@@ -18,7 +17,9 @@ def serve_trials(channel: dict[str, Any]) -> None:
     A trial's failure is answered and is the trial's alone. What leaves the device unusable ends the worker group, and
     the slot starts a new one.
     """
-    # Here, because a slot's own process names this function and is up seconds sooner without what trials import.
+    # Here, because a slot's own processes name this function: without torch they are 300 MB smaller, and up sooner.
+    import torch
+
     from trainables.tuning.bench import Bench, TrialInHand, Workspace, as_answer
 
     bench = Bench(Workspace(**channel["workspace"]), lambda: ray.train.get_preemption_info() is not None)
