@@ -89,7 +89,7 @@ class Comparison:
             self._compare("himalaya", self.timed("himalaya", lambda: self._himalaya(features, responses)), whole.r)
 
     def _himalaya(self, features: torch.Tensor, responses: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Pearson r at each voxel's best penalty, mean over folds; what KernelRidgeCV does but for its last fit."""
+        """Pearson r at each voxel's best penalty, mean over folds; what KernelRidgeCV does."""
         search = import_module("himalaya.kernel_ridge").solve_multiple_kernel_ridge_random_search
         score = import_module("himalaya.scoring").correlation_score
         backend = import_module("himalaya.backend").set_backend("torch_cuda" if self.device.type == "cuda" else "torch")
@@ -102,7 +102,7 @@ class Comparison:
             cv=_Folds(len(features)),
             score_func=score,
             fit_intercept=True,
-            return_weights=None,
+            return_weights="dual",
             progress_bar=False,
         )[2]
         return np.asarray(backend.to_numpy(scores), dtype=np.float64).ravel()

@@ -54,3 +54,20 @@ def test_repeated_stimuli_give_finite_scores() -> None:
 def test_too_few_stimuli_are_told() -> None:
     with pytest.raises(ValueError, match="14 stimuli for 5 folds"):
         cross_validate(torch.zeros(14, 3), np.zeros((14, 2), np.float32))
+
+
+def test_single_precision_changes_no_score() -> None:
+    features, responses = simulated()
+    double = cross_validate(torch.tensor(features), responses)
+    single = cross_validate(torch.tensor(features).float(), responses.astype(np.float32))
+    np.testing.assert_allclose(single.r, double.r, atol=1e-5)
+
+
+def test_voxels_that_do_not_vary_score_nothing_and_damage_shows() -> None:
+    features, responses = simulated()
+    responses = responses.astype(np.float32)
+    responses[:, 0], responses[0, 1] = 0.1, np.nan
+    r = cross_validate(torch.tensor(features).float(), responses).r
+    assert (r[:, 0] == 0).all()
+    assert np.isnan(r[:, 1]).all()
+    assert np.isfinite(r[:, 2:]).all()
