@@ -128,7 +128,7 @@ def plan_of(asked: argparse.Namespace, folder: Path) -> tuple[SweepStorage, Swee
         Target("demo", (f"subj{1 + number % SUBJECTS:02d}",), ("lh", "rh")[number // SUBJECTS % 2], f"R{number // 16}")
         for number in range(asked.targets)
     )
-    return storage, replace(plan, targets=targets, roi_groups={target.label: "all" for target in targets})
+    return storage, replace(plan, targets=targets, roi_groups={target.roi: "all" for target in targets})
 
 
 def idle_share(spans: list[tuple[float, float]], slots: int) -> float:

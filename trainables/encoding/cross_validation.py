@@ -128,5 +128,5 @@ def _unit_columns(columns: Tensor) -> tuple[Tensor, Tensor]:
     mean = columns.mean(dim=0)
     centred = columns - mean
     norm = torch.linalg.vector_norm(centred, dim=0)
-    varies = ~(norm <= torch.finfo(columns.dtype).eps * mean.abs() * len(columns) ** 0.5)  # NaN counts as varying
+    varies = ~(norm <= 4 * torch.finfo(columns.dtype).eps * mean.abs() * len(columns) ** 0.5)  # NaN counts as varying
     return centred / torch.where(varies, norm, 1), varies
