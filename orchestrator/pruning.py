@@ -20,6 +20,7 @@ class StudyPruning(FIFOScheduler):
     def __init__(self, search: StudySearch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._search = search
+        search.starting = 0
         self._placed: set[str] = set()
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
@@ -32,8 +33,11 @@ class StudyPruning(FIFOScheduler):
         Ray's own choice, the first one that waits, may have a slot that is starting: Ray would give it to one that is
         free and end the half-started slot. Where trials are shorter than a start, slots would never come to be.
         """
-        for trial in tune_controller.get_live_trials():  # a look at all that have ended would take longer and longer
-            if trial.status == Trial.PENDING and trial.trial_id not in self._placed:
+        # A look at all trials, those that have ended too, would take longer and longer.
+        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == Trial.PENDING]
+        self._search.starting = len(waiting)
+        for trial in waiting:
+            if trial.trial_id not in self._placed:
                 self._placed.add(trial.trial_id)
                 return trial
         return None  # those whose slot has died Ray starts by itself

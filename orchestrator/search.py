@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import joblib
 from ray.tune.search import Searcher
 
 from orchestrator.ledger import Ledger, OpenTrial
@@ -18,6 +19,8 @@ DEATHS_IN_A_ROW = 3
 """So many trials whose workers died are the machine's fault, not theirs: the sweep stops instead of using them up."""
 DEATHS_OF_A_TRIAL = 3
 """A trial whose workers died at every attempt so often, resumes included, is failed whatever others do."""
+STARTS_AT_ONCE = max(4, joblib.cpu_count())
+"""Slots that may be starting: their processes are all on the driver's machine, and too many at once time out."""
 DIED = "its worker group died at every attempt"
 
 
@@ -48,6 +51,10 @@ class StudySearch(Searcher):
         self.ledger = ledger
         self.running: dict[str, OpenTrial] = {}
         self._pruned: set[str] = set()
+        self.starting: int | None = None
+        """Trials whose slot is starting, as the scheduler sees them; None without one, and no limit."""
+        self._free = 0
+        """Slots whose trial has ended and that have no other yet."""
         self.failure: CortexSweepError | None = None
         """What stopped the sweep: nothing more is handed out, trials in hand end, a resume goes on."""
         self._dead: list[OpenTrial] = []
@@ -71,6 +78,8 @@ class StudySearch(Searcher):
         """The next trial's Tune configuration, or FINISHED."""
         if self.failure is not None:
             return Searcher.FINISHED
+        if not self._free and self.starting is not None and self.starting >= STARTS_AT_ONCE:
+            return None  # Tune asks again
         with self._remembered():
             open_trial = self._next()
         if open_trial is None and self._larger_share and any(t.uid not in self._alone for t in self.running.values()):
@@ -81,6 +90,10 @@ class StudySearch(Searcher):
         if open_trial is None:
             return Searcher.FINISHED
         self.running[trial_id] = open_trial
+        if self._free:
+            self._free -= 1
+        elif self.starting is not None:
+            self.starting += 1
         return self._job(open_trial, self._score_to_beat(open_trial.study), open_trial.uid in self._alone)
 
     @property
@@ -122,6 +135,7 @@ class StudySearch(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the ledger how a trial ended; one that was merely interrupted stays running there."""
         open_trial = self.running.pop(trial_id)
+        self._free += 1
         with suppress(CortexSweepError), self._remembered():  # raised, Tune would run the trial again
             if error:
                 self._bury(open_trial)

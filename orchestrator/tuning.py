@@ -136,7 +136,7 @@ def _fit(tuner: tune.Tuner, search: StudySearch) -> None:
 
 
 def _tuner(search: StudySearch, storage: SweepStorage, slots: int, warm: bool) -> tune.Tuner:
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else one slot starts at a time
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else one slot starts at a time; the search says how many
     return tune.Tuner(
         tune.with_resources(Slot, COORDINATOR),
         tune_config=tune.TuneConfig(
