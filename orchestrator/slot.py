@@ -58,7 +58,7 @@ class Slot(tune.Trainable):
         self.group = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         self.group.start()
 
-    def _fit(self, trainer: DataParallelTrainer) -> None:
+    def _fit(self, trainer: Any) -> None:
         try:
             trainer.fit()
         except Exception as error:  # noqa: BLE001 - handed to the thread that waits for answers
@@ -110,7 +110,7 @@ class Slot(tune.Trainable):
             ray.kill(self.mailbox)
 
 
-def _trainer_of(workers: int) -> type[DataParallelTrainer]:
+def _trainer_of(workers: int) -> type[Any]:
     """Ray Train for workers that share batches out and need a process group; without torch for one that needs none.
 
     The slot's own process and the controller of its workers import what the trainer does. They only wait, every slot
