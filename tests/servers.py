@@ -38,6 +38,9 @@ DATABASE_PASSWORD = "Database/p@ss:2"
 ADMIN_PASSWORD = "Admin/p@ss:3-long"
 SWEEP_PASSWORD = "Sweep/p@ss:4-long"
 """Of MLflow's user ``sweep``; like the others with characters that have a meaning in an address."""
+PASSWORDS = (LEDGER_PASSWORD, DATABASE_PASSWORD, ADMIN_PASSWORD, SWEEP_PASSWORD)
+ENCODED = [form.encode() for word in PASSWORDS for form in (word, quote(word, safe=""), quote(word))]
+"""Every form in which a password may show up."""
 START_SECONDS = 180
 
 

@@ -15,9 +15,9 @@ import sqlalchemy
 from orchestrator import doctor
 from orchestrator.launch import open_sweep
 from tests.servers import (
-    ADMIN_PASSWORD,
     BUCKET,
     DATABASE_PASSWORD,
+    ENCODED,
     KEYS,
     LEDGER_PASSWORD,
     SWEEP_PASSWORD,
@@ -34,8 +34,6 @@ pytestmark = [
     pytest.mark.timeout(590),
     pytest.mark.skipif(bool(postgres_is_missing()), reason=postgres_is_missing() or "nothing is missing"),
 ]
-PASSWORDS = (LEDGER_PASSWORD, DATABASE_PASSWORD, ADMIN_PASSWORD, SWEEP_PASSWORD)
-ENCODED = [form.encode() for word in PASSWORDS for form in (word, quote(word, safe=""), quote(word))]
 
 
 @pytest.fixture(scope="module")

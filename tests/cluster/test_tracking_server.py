@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 import sqlalchemy
@@ -28,10 +27,10 @@ from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.projector import Projector
 from tests.orchestrator.plans import V1_CONTRASTIVE, complete, open_ledger, small_plan
 from tests.servers import (
-    ADMIN_PASSWORD,
     DATABASE_PASSWORD,
     KEYS,
     LEDGER_PASSWORD,
+    PASSWORDS,
     SWEEP_PASSWORD,
     Servers,
     postgres_is_missing,
@@ -47,8 +46,6 @@ pytestmark = [
 ]
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 SWEEP = ("sweep", SWEEP_PASSWORD)
-PASSWORDS = (LEDGER_PASSWORD, DATABASE_PASSWORD, ADMIN_PASSWORD, SWEEP_PASSWORD)
-ENCODED = [form.encode() for word in PASSWORDS for form in (word, quote(word, safe=""), quote(word))]
 
 
 @pytest.fixture(scope="module")
