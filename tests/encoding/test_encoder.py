@@ -78,6 +78,30 @@ def test_leave_one_out_errors_are_those_of_refits() -> None:
     np.testing.assert_allclose(errors.numpy(), brute_force, rtol=1e-9)
 
 
+def test_leave_one_out_errors_keep_their_digits_in_single_precision() -> None:
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(40, 300)) * np.logspace(0, -4, 300)  # as many components as stimuli: ŷ is y, nearly
+    centred = torch.from_numpy(features - features.mean(0))
+    components = _solvers.principal_components(_solvers.cross_gram(centred, centred), 1000, 1e-12)
+    y = torch.from_numpy(rng.normal(size=(40, 5)))
+    alphas = torch.logspace(-9, 3, 13, dtype=torch.float64)
+    exact = _solvers.leave_one_out_errors(components, y - y.mean(0), alphas)
+    single = _solvers.leave_one_out_errors(components, y - y.mean(0), alphas, torch.float32)
+    assert len(components.variances) == 39
+    np.testing.assert_allclose(single.numpy(), exact.numpy(), rtol=1e-4)
+
+
+def test_shared_products_are_fewer_and_sum_to_all() -> None:
+    variances = torch.logspace(7, 4, 200, dtype=torch.float64)
+    shrinkage = variances / (variances + torch.logspace(-1, 7, 9, dtype=torch.float64)[:, None])
+    weights, shared = _solvers.shared_products(shrinkage, 1e-6)
+    assert len(shared) < 9
+    largest = shrinkage.amax(dim=1, keepdim=True)
+    np.testing.assert_allclose((weights @ shared / largest).numpy(), (shrinkage / largest).numpy(), atol=1e-6)
+    exact = _solvers.shared_products(shrinkage, 0.0)
+    np.testing.assert_allclose((exact.weights @ exact.shared).numpy(), shrinkage.numpy(), atol=1e-12)
+
+
 def test_cross_gram_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_solvers, "_FEATURE_BLOCK", 7)
     features, _, unseen = (torch.from_numpy(array) for array in _problem())

@@ -17,6 +17,8 @@ from trainables.encoding import _solvers
 from trainables.encoding.encoder import DEFAULT_ALPHAS
 
 N_FOLDS = 5
+_VOXELS_AT_A_TIME = 2048
+"""Predictions of all penalties and voxels at once would take gigabytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,18 +111,35 @@ def _fold_r(
     inner = inner - row_mean - row_mean[:, None] + row_mean.mean()
     variances, vectors = _solvers.principal_components(inner, n_components, tolerance)
     # Centred over the held-out stimuli as well: so are the predictions then, which spares a pass over all of them.
-    projected = cross @ vectors  # [n_held_out, n_components]
+    projected = cross @ vectors / variances  # [n_held_out, n_components]
     projected -= projected.mean(dim=0)
-    fitted_responses = responses[train]
-    loadings = vectors.T.to(responses.dtype) @ (fitted_responses - fitted_responses.mean(dim=0))
-    measured, measured_varies = _unit_columns(responses[test])
-    r = torch.empty(len(penalties), responses.shape[1], dtype=torch.float64, device=gram.device)
-    for index, alpha in enumerate(penalties):
-        predicted = (projected / (variances + alpha)).to(responses.dtype) @ loadings
-        norm = torch.linalg.vector_norm(predicted, dim=0)
-        varies = measured_varies & ~(norm <= 0)  # NaN stays NaN
-        r[index] = torch.where(varies, torch.linalg.vecdot(predicted, measured, dim=0) / norm, 0)
-    return r.clamp_(-1, 1)
+    shrinkage = variances / (variances + torch.from_numpy(penalties).to(gram.device)[:, None])
+    weights, shared = _solvers.shared_products(shrinkage, _solvers.RELATIVE_TOLERANCE[responses.dtype])
+    weights = weights.to(responses.dtype)
+    weighted = (shared[:, None] * projected).to(responses.dtype).flatten(0, 1)  # [n_shared * n_held_out, n_components]
+    basis = vectors.T.to(responses.dtype)
+    r = [
+        _block_r(basis @ (block[train] - block[train].mean(dim=0)), weighted, weights, block[test])
+        for block in responses.split(_VOXELS_AT_A_TIME, dim=1)
+    ]
+    return torch.cat(r, dim=1).clamp_(-1, 1)
+
+
+def _block_r(loadings: Tensor, weighted: Tensor, weights: Tensor, measured: Tensor) -> Tensor:
+    """Pearson r of some voxels' responses with what each penalty predicts, float64 ``[n_alphas, n_voxels]``.
+
+    Args:
+        loadings: of the fitted responses on the components, ``[n_components, n_voxels]``.
+        weighted: see `_fold_r`.
+        weights: see `_solvers.SharedProducts`.
+        measured: ``[n_held_out, n_voxels]``.
+    """
+    products = (weighted @ loadings).view(weights.shape[1], -1)
+    predicted = (weights @ products).view(len(weights), *measured.shape)
+    columns, measured_varies = _unit_columns(measured)
+    norm = torch.linalg.vector_norm(predicted, dim=1)
+    varies = measured_varies & ~(norm <= 0)  # NaN stays NaN
+    return torch.where(varies, torch.linalg.vecdot(predicted, columns, dim=1) / norm, 0).double()
 
 
 def _unit_columns(columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,18 +101,19 @@ def fit_gram(
 
     Args:
         gram: of the centred training features, float64 ``[n_stimuli, n_stimuli]``, finite.
-        responses: ``[n_stimuli, n_voxels]``, finite; widened to float64 block by block.
+        responses: ``[n_stimuli, n_voxels]``, finite; penalties are chosen in their precision, the rest is float64.
         relative_tolerance: see `_solvers.RELATIVE_TOLERANCE`.
         n_components: principal components kept at most.
         alphas: penalties to choose from.
     """
     penalties = torch.tensor(tuple(alphas), dtype=torch.float64, device=gram.device)
     components = _solvers.principal_components(gram, n_components, relative_tolerance)
+    precision = torch.float32 if responses.dtype == torch.float32 else torch.float64
     means, alphas_found, duals = [], [], []
     for block in responses.split(_VOXELS_AT_A_TIME, dim=1):
         mean = block.mean(dim=0, dtype=torch.float64)
         centred = block - mean
-        errors = _solvers.leave_one_out_errors(components, centred, penalties)
+        errors = _solvers.leave_one_out_errors(components, centred, penalties, precision)
         best = penalties[errors.argmin(dim=0)]
         duals.append(_solvers.dual_coefficients(components, centred, best))
         means.append(mean)

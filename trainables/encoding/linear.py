@@ -82,9 +82,10 @@ class LinearEncoder:
             ValueError: shapes that do not match, fewer than two stimuli, or values that are not finite.
         """
         x = _floating(features)
-        y = torch.as_tensor(responses, dtype=torch.float64, device=x.device)
+        y = _floating(responses).to(x.device)
+        y = y.to(torch.promote_types(x.dtype, y.dtype))
         _require_fit(x, y)
-        feature_mean, response_mean = x.mean(dim=0), y.mean(dim=0)
+        feature_mean, response_mean = x.mean(dim=0), y.mean(dim=0, dtype=torch.float64)
         centred = x.sub_(feature_mean) if overwrite else x - feature_mean
         gram = _solvers.cross_gram(centred, centred)
         found = self.fit_products(gram, y, _solvers.RELATIVE_TOLERANCE[x.dtype])
