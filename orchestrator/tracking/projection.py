@@ -108,6 +108,8 @@ class Projection:
             )
             self._runs = {uid: run_ids[0] for uid, run_ids in self._existing_runs().items()}
         self._settled: set[str] = set()
+        self._written: dict[str, tuple[Any, ...]] = {}
+        """What of a run that is not settled was written last; until it changes nothing is written again."""
         self._unsure = True
 
     def _existing_runs(self) -> dict[str, list[str]]:
@@ -132,6 +134,7 @@ class Projection:
                 if run_id != runs[uid]:
                     self.client.delete_run(run_id)
         self._settled = {uid for uid in self._settled if runs.get(uid) == self._runs.get(uid)}
+        self._written.clear()
         self._runs = runs
 
     def run_id(self, uid: str) -> str | None:
@@ -155,8 +158,11 @@ class Projection:
                 continue
             parent = self._parent(key, records[0].started_ms)
             for record in unsettled:
-                self._write(record, parent, ended)
-                written += 1
+                state = (record.state, len(record.scores), ended)
+                if self._written.get(record.uid) != state:
+                    self._write(record, parent, ended)
+                    self._written[record.uid] = state
+                    written += 1
             self._summarise(key, parent, records, ended)
         self._unsure = False
         return written
@@ -195,18 +201,22 @@ class Projection:
 
     def _summarise(self, key: StudyKey, parent: str, records: list[TrialRecord], ended: bool) -> None:
         best = self.ledger.best(key)
+        state = (best[0].uid if best else None, ended)
+        if self._written.get(key.name) == state:
+            return
         if best:
             moment = best[0].ended_ms or best[0].started_ms
             final = {m.key: m.value for m in trial_metrics(best[0]) if m.key.startswith("val/encoding_r")}
             del final["val/encoding_r_of_epoch"]
             # All at step 0: MLflow takes the highest step for the latest, which may be a former best trial's.
             self._log(parent, [Metric(name, r, moment, 0) for name, r in final.items()], (), _trial_tags(best[0]))
-        if not ended:
+        if ended:
+            finished = len([r for r in records if r.state != "running"]) >= self.plan.studies[key]
+            last_ms = max(record.ended_ms or record.started_ms for record in records)
+            self.client.set_terminated(parent, "FINISHED" if finished else "KILLED", end_time=last_ms)
+        else:
             self.client.update_run(parent, status="RUNNING")
-            return
-        finished = len([r for r in records if r.state != "running"]) >= self.plan.studies[key]
-        last_ms = max(record.ended_ms or record.started_ms for record in records)
-        self.client.set_terminated(parent, "FINISHED" if finished else "KILLED", end_time=last_ms)
+        self._written[key.name] = state
 
     def _log(self, run_id: str, metrics: Iterable[Metric], params: Iterable[Param], tags: Iterable[RunTag]) -> None:
         points = list(metrics)

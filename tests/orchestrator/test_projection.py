@@ -174,6 +174,19 @@ def test_writing_twice_changes_nothing(tracked_plan: SweepPlan) -> None:
     assert everything(tracked_plan) == before
 
 
+def test_what_has_not_changed_is_not_written_again(tracked_plan: SweepPlan) -> None:
+    ledger = open_ledger(tracked_plan)
+    trial = ledger.ask(V1_CONTRASTIVE)
+    projection = Projection(ledger, "file:///nowhere")
+    assert [projection.sync(), projection.sync()] == [1, 0]
+    ledger.report(trial, 1, 0.2)
+    assert [projection.sync(), projection.sync()] == [1, 0]
+    assert runs(tracked_plan)[trial.uid].data.metrics["val/encoding_r"] == 0.2
+    ledger.finish(trial, "complete", 0.2, worker_details(1, {"features.2": 0.2}, epochs=1))
+    assert [projection.sync(), projection.sync(), projection.sync(ended=True)] == [1, 0, 0]
+    assert runs(tracked_plan)[V1_CONTRASTIVE.name].info.status == "KILLED"  # its budget is larger than one trial
+
+
 def test_states_become_statuses(tracked_plan: SweepPlan) -> None:
     ledger = open_ledger(tracked_plan)
     complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.2})
