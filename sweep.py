@@ -59,7 +59,7 @@ def cli() -> None:
 @cli.command()
 @run_options
 def run(as_json: bool, dry_run: bool, machine: str | None, throughput: float | None, **options: Any) -> None:
-    """Run a sweep, or the rest of one that was made with the same options."""
+    """Run a sweep, or the rest of one; more trials, targets or methods are added to one that exists."""
     from orchestrator.conclusion import run_to_the_end
     from orchestrator.launch import run as launch
     from orchestrator.planning import SweepOptions

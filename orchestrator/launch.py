@@ -12,11 +12,12 @@ from rich.console import Console
 
 from cluster.profiles import choose_profile
 from orchestrator.driver import SweepIsDrivenError, only_one, sole_driver
+from orchestrator.growing import grown, what_is_new
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import open_storage
 from orchestrator.passwords import without_passwords
 from orchestrator.plan import SweepPlan
-from orchestrator.planning import SweepOptions, make_plan, refuse_changes
+from orchestrator.planning import SweepOptions, make_plan
 from orchestrator.preparation import prepare_data, prepare_weights
 from orchestrator.progress import SweepProgress
 from orchestrator.storage import SweepStorage, read_json, storage_errors, sweep_names, write_json
@@ -40,7 +41,7 @@ class Outcome:
 
 
 def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan, Outcome]:
-    """A new sweep, or the rest of one that was made with the same options.
+    """A new sweep, the rest of one that was made with the same options, or one that takes on more.
 
     Raises:
         CortexSweepError: anything that the options, the data, the weights or the storage lack.
@@ -50,16 +51,39 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
     folder_is_new = not storage.root.exists()
     new = not storage.plan_file.exists() and _make(storage, plan, weights)
     existing = load_plan(storage)
-    refuse_changes(existing, plan, options)
-    plan = replace(existing, profile=plan.profile)
+    larger = _grow(storage, existing, plan, options, console, quiet)
+    plan = replace(larger, profile=plan.profile)
     try:
         return plan, execute(plan, storage, options.address, console, quiet)
     except SweepIsDrivenError:
         raise
-    except CortexSweepError:
-        if new:  # mended options or data may be given with the same name
+    except CortexSweepError:  # mended options or data may be given with the same name
+        if new:
             _unmake(storage, plan, folder_is_new)
+        elif larger != existing:
+            _take_back(storage, existing, larger)
         raise
+
+
+def _grow(
+    storage: SweepStorage, existing: SweepPlan, plan: SweepPlan, options: SweepOptions, console: Console, quiet: bool
+) -> SweepPlan:
+    """The plan with what ``options`` add, in its file too."""
+    larger = grown(existing, plan, options)
+    if larger != existing:
+        with sole_driver(storage.driver_lock, existing.ledger, existing.sweep_id):
+            write_plan(storage, larger)
+        if not quiet:
+            console.print(what_is_new(existing, larger), soft_wrap=True)
+    return larger
+
+
+def _take_back(storage: SweepStorage, existing: SweepPlan, larger: SweepPlan) -> None:
+    """Leave a sweep as it was before it grew, if no trial of what is new has begun."""
+    with suppress(StorageError), sole_driver(storage.driver_lock, existing.ledger, existing.sweep_id):
+        ledger = Ledger(larger)
+        if all(len(ledger.study_records(key)) <= existing.studies.get(key, 0) for key in larger.studies):
+            write_plan(storage, existing)
 
 
 def planned(options: SweepOptions, console: Console) -> tuple[SweepStorage, SweepPlan, Dataset, PretrainedWeights]:
