@@ -30,17 +30,25 @@ PATIENCE_SECONDS = 2.0
 class Slot(tune.Trainable):
     """Runs trials one after another on one worker group."""
 
-    def setup(self, config: dict[str, Any]) -> None:
-        """Start the worker group, then take the first trial."""
-        self._start_group(config["slot"])
+    def setup(self, config: dict[str, Any], **given: Any) -> None:
+        """Start the worker group, then take the first trial.
+
+        Args:
+            config: the trial, and which share of a machine it gets.
+            given: `shares`, what a worker group is. It holds the names of all targets, and Tune keeps several copies
+                of every trial's configuration: this comes by Ray's object store, once.
+        """
+        self.shares: dict[str, dict[str, Any]] = given["shares"]
+        self._start_group(config["share"])
         self.reset_config(config)
 
-    def _start_group(self, slot: dict[str, Any]) -> None:
+    def _start_group(self, share: str) -> None:
+        slot = self.shares[share]
         # On the slot's own machine: one that goes takes workers along, not the slot's word to the others.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(Mailbox)
         self.mailbox = actor.options(num_cpus=0, scheduling_strategy=here).remote()
-        self.slot = slot
+        self.share = share
         trainer = _trainer_of(slot["workers"])(
             serve_trials,
             train_loop_config={"mailbox": self.mailbox, "workspace": slot["workspace"]},
@@ -66,9 +74,9 @@ class Slot(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Send the next trial to the warm workers, in place of the one in hand; to new ones if it wants others."""
-        if new_config["slot"] != self.slot:
+        if new_config["share"] != self.share:
             self.cleanup()
-            self._start_group(new_config["slot"])
+            self._start_group(new_config["share"])
         self.trial = new_config["trial"]
         self._send({"do": "start", **self.trial})
         return True
@@ -91,7 +99,7 @@ class Slot(tune.Trainable):
             if not _taken_away(self.ended):
                 raise RuntimeError(f"the worker group of this slot has ended: {self.ended}")
             ray.kill(self.mailbox)
-            self._start_group(self.slot)
+            self._start_group(self.share)
             self._send({"do": "start", **self.trial})
             self._send({"do": "step"})
         return dict(answer)

@@ -40,6 +40,9 @@ SLOT_ATTEMPTS = 2
 RAY_ATTEMPTS = 2
 """A machine that is busy for a moment may miss Ray's own limit on how long it starts."""
 
+SHARED, WHOLE_GPU = "shared", "whole gpu"
+"""What of a machine a trial gets."""
+
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of every trial
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no score
@@ -93,6 +96,7 @@ def run_trials(
     call. Without ``warm`` every trial starts a slot of its own, which is there to be measured against.
     """
     settings = slot_settings(storage, ledger, profile)
+    shares = {SHARED: settings, WHOLE_GPU: with_whole_gpu(settings)}
     forget_old_snapshots(storage, ledger)
 
     def job(trial: OpenTrial, score_to_beat: float, alone: bool) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def run_trials(
             "snapshot_dir": str(storage.snapshot_dir(trial.study.target, trial.study.method, trial.trial.number)),
             "score_to_beat": score_to_beat,
         }
-        return {"slot": with_whole_gpu(settings) if alone else settings, "trial": command}
+        return {"share": WHOLE_GPU if alone else SHARED, "trial": command}
 
     def finished(trial: OpenTrial) -> None:
         forget_weights(storage, ledger, trial)
@@ -114,7 +118,7 @@ def run_trials(
     progress.start(search)
     with terminations_as_interrupts(), abandoned_reclaimed():
         while handed_out := search.due or search.give_last_chance():
-            tuner = _tuner(search, storage, min(slots, handed_out), warm)
+            tuner = _tuner(search, storage, shares, min(slots, handed_out), warm)
             _fit(tuner, search)
             if search.failure is not None:
                 raise search.failure
@@ -135,10 +139,12 @@ def _fit(tuner: tune.Tuner, search: StudySearch) -> None:
         signal.signal(signal.SIGINT, interrupts)  # Tune leaves its own, which hears nobody any more
 
 
-def _tuner(search: StudySearch, storage: SweepStorage, slots: int, warm: bool) -> tune.Tuner:
+def _tuner(
+    search: StudySearch, storage: SweepStorage, shares: dict[str, dict[str, Any]], slots: int, warm: bool
+) -> tune.Tuner:
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else one slot starts at a time; the search says how many
     return tune.Tuner(
-        tune.with_resources(Slot, COORDINATOR),
+        tune.with_resources(tune.with_parameters(Slot, shares=shares), COORDINATOR),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=StudyPruning(search),

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray import tune
 from ray._common.test_utils import wait_for_condition
 from ray.cluster_utils import Cluster
 from upath import UPath
@@ -129,7 +130,7 @@ def two_machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def long_trial(data: Path, place: Path, cache: Path) -> dict[str, Any]:
+def slot_with_long_trial(data: Path, place: Path, cache: Path) -> Any:
     weights = place / "weights.safetensors"
     save_weights(load_weights("random"), weights)
     work = Workspace(str(data), str(weights), "alexnet", str(cache), 0, "nested", ("encoding",), (), "", 1, 0.0)
@@ -139,7 +140,9 @@ def long_trial(data: Path, place: Path, cache: Path) -> dict[str, Any]:
     )
     places = {"weights_dir": str(place / "model"), "snapshot_dir": str(place / "snapshots")}
     slot = {"workspace": asdict(work), "workers": 1, "cpus": 2, "gpus": 0.0, "scratch": str(place / "scratch")}
-    return {"slot": slot, "trial": {"config": config.to_dict(), "score_to_beat": -1.0, **places}}
+    trial = {"config": config.to_dict(), "score_to_beat": -1.0, **places}
+    with_share: Any = tune.with_parameters(Slot, shares={"own": slot})
+    return ray.remote(num_cpus=0.01)(with_share).remote({"share": "own", "trial": trial})
 
 
 @pytest.mark.long
@@ -148,7 +151,7 @@ def test_trial_on_a_machine_that_is_taken_away_goes_on_elsewhere(
     two_machines: Cluster, server: str, demo_root: Path, cache_dir: Path, tmp_path: Path
 ) -> None:
     leaving = two_machines.add_node(num_cpus=2)
-    slot: Any = ray.remote(num_cpus=0.01)(Slot).remote(long_trial(demo_root, tmp_path, cache_dir))
+    slot = slot_with_long_trial(demo_root, tmp_path, cache_dir)
     first = ray.get(slot.step.remote(), timeout=120)
     assert (first["epoch"], first["done"]) == (2, False)
     rest = slot.step.remote()

@@ -25,8 +25,9 @@ class StubTuner:
 
     commands: list[dict[str, Any]]
 
-    def __init__(self, search: StudySearch) -> None:
+    def __init__(self, search: StudySearch, shares: dict[str, Any]) -> None:
         self.search = search
+        self.shares = shares
         self.commands = []
 
     def fit(self) -> None:
@@ -36,7 +37,7 @@ class StubTuner:
             number += 1
             config = self.search.suggest(f"tune-{number}")
             if config not in (None, Searcher.FINISHED):
-                self.commands.append(config)
+                self.commands.append({**config, "slot": self.shares[config["share"]]})
                 running.append((f"tune-{number}", config))
             if len(running) == 2 or (running and config in (None, Searcher.FINISHED)):
                 trial_id, config = running.pop(0)
@@ -51,8 +52,8 @@ def run(tmp_path: Path, monkeypatch: Any, profile: str) -> tuple[list[dict[str, 
     ledger = open_ledger(small_plan(tmp_path, trials=3))
     tuners: list[StubTuner] = []
 
-    def stub(search: StudySearch, *_: Any) -> StubTuner:
-        tuners.append(StubTuner(search))
+    def stub(search: StudySearch, _: SweepStorage, shares: dict[str, Any], *__: Any) -> StubTuner:
+        tuners.append(StubTuner(search, shares))
         return tuners[-1]
 
     monkeypatch.setattr(tuning, "_tuner", stub)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from ray import tune
 from ray._private.worker import get_dashboard_url
 from upath import UPath
 
@@ -92,6 +93,13 @@ UNTUNED = TrialConfig(TARGET, "untuned", layer_cutoff="features.5", epochs=0)
 TUNED = TrialConfig(TARGET, "regression", layer_cutoff="features.2", epochs=2, batch_size=32, seed=3, score_epochs=(1,))
 
 
+class OpenSlot(Slot):
+    """A slot whose workers' settings can change."""
+
+    def add_share(self, name: str, share: dict[str, Any]) -> None:
+        self.shares[name] = share
+
+
 class SlotAtWork:
     """A slot in an actor of its own, as Tune has it; the worker's group outlives trials, so all tests here share it."""
 
@@ -99,7 +107,9 @@ class SlotAtWork:
         self.folder = folder
         self._slot: dict[str, Any] = {"workspace": asdict(workspace), "workers": 1, "cpus": 1, "gpus": 0.0}
         self._slot["scratch"] = str(folder / "scratch")
-        self.actor: Any = ray.remote(num_cpus=0.01)(Slot).remote({"slot": self._slot, "trial": trial})
+        self._shares = 0
+        slot = tune.with_parameters(OpenSlot, shares={"0": self._slot})
+        self.actor: Any = ray.remote(num_cpus=0.01)(slot).remote({"share": "0", "trial": trial})
         self.worker = 0
         """Process id of the worker that gave the last answer."""
         self.first = self.step()
@@ -112,8 +122,11 @@ class SlotAtWork:
 
     def take(self, trial: dict[str, Any], **workspace: Any) -> None:
         """Give it the next trial; a ``workspace`` that differs from the last one takes other workers."""
-        self._slot = {**self._slot, "workspace": {**self._slot["workspace"], **workspace}}
-        assert ray.get(self.actor.reset_config.remote({"slot": self._slot, "trial": trial}), timeout=60)
+        if workspace:
+            self._slot = {**self._slot, "workspace": {**self._slot["workspace"], **workspace}}
+            self._shares += 1
+            ray.get(self.actor.add_share.remote(str(self._shares), self._slot), timeout=60)
+        assert ray.get(self.actor.reset_config.remote({"share": str(self._shares), "trial": trial}), timeout=60)
 
 
 @pytest.fixture(scope="module")
