@@ -212,12 +212,19 @@ def doctor(as_json: bool, **options: Any) -> None:
     callback=no_password,
     help="MLflow server or database. Default: that of the sweep or the storage.",
 )
+@option("--view", default="best", show_default=True, help="best, search, classification, curves, or an ROI: V1v.")
 @storage_option
-def ui(name: str | None, port: int, tracking_uri: str | None, storage: str) -> None:
-    """Start the MLflow UI on this machine and say where to look."""
+def ui(name: str | None, port: int, tracking_uri: str | None, view: str, storage: str) -> None:
+    """Start the MLflow UI on this machine and say where to look.
+
+    \b
+    sweep.py ui demo                 the best model of every target and method
+    sweep.py ui demo --view V1v      all trials of an ROI
+    sweep.py ui demo --view search   temperature, cutoff and learning rate against the score
+    """  # noqa: D301 - click wants the character itself
     from orchestrator.ui import serve
 
-    serve(name, storage, tracking_uri, port, Console())
+    serve(name, storage, tracking_uri, port, view, Console())
 
 
 @cli.group()

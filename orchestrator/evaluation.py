@@ -25,6 +25,7 @@ from orchestrator.storage import SweepStorage, write_arrays, write_json
 from orchestrator.tasks import TaskRunner
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.scores import log_test_scores
+from orchestrator.tracking.views import publish_views
 from orchestrator.transfer_evaluation import external_keys, former_external_rows, transfer_keys, transfer_rows
 from trainables.data.splits import NESTED, PUBLISHED
 from trainables.encoding.scores import noise_normalised_r2
@@ -92,6 +93,7 @@ def _evaluate(
     for evaluation in options.evaluations:
         for rows in _further(evaluation, storage, ledger.plan, networks, cells, tasks, options, head):
             log_test_scores(projection, rows)
+    publish_views(projection.client, projection.experiment_id, ledger.plan)
     return result
 
 

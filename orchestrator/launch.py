@@ -23,6 +23,7 @@ from orchestrator.progress import SweepProgress
 from orchestrator.storage import SweepStorage, read_json, storage_errors, sweep_names, write_json
 from orchestrator.tracking.projection import Projection, withdraw_experiment
 from orchestrator.tracking.projector import Projector
+from orchestrator.tracking.views import publish_views
 from orchestrator.tuning import ray_running, run_trials
 from trainables.data.dataset import Dataset
 from trainables.data.open import open_dataset
@@ -181,6 +182,7 @@ def execute(plan: SweepPlan, storage: SweepStorage, address: str | None, console
         ledger = Ledger(plan)
         ledger.open_studies()
         projection = Projection(ledger, storage.artifacts_uri)
+        publish_views(projection.client, projection.experiment_id, plan)
         projector = Projector(projection)
         progress = SweepProgress(console, plan, quiet)
         finished = False

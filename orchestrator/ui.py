@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from typing import IO
 
 from rich.console import Console
@@ -24,13 +25,14 @@ from trainables.errors import ConfigError, StorageError
 START_SECONDS = 180
 PATIENCE_AT_END_SECONDS = 10
 PORTS_TRIED = 20
+ALL_EXPERIMENTS = "#/experiments?workflowType=machine_learning"
 
 
-def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: int, console: Console) -> None:
-    """Run an MLflow server on loopback until Ctrl-C.
+def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: int, view: str, console: Console) -> None:
+    """Run an MLflow server on loopback until Ctrl-C, and say where a sweep's view is.
 
     Raises:
-        ConfigError: no free port near ``port``.
+        ConfigError: no free port near ``port``, or no such view.
         StorageError: no such sweep, or the server does not start.
     """
     storage = SweepStorage(storage_uri, name or "all")
@@ -39,9 +41,9 @@ def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: in
     if name is not None:
         _, ledger = open_sweep(name, storage_uri)
         tracking_uri = tracking_uri or ledger.plan.tracking_uri
-        from orchestrator.tracking.views import best_models_view
+        from orchestrator.tracking.views import view_link
 
-        experiment = best_models_view(tracking_uri, name)
+        experiment = view_link(replace(ledger.plan, tracking_uri=tracking_uri), view)
     uri = tracking_uri or storage.default_tracking_uri
     if uri.startswith(("http://", "https://")):
         console.print(f"The tracking server is at {uri}{experiment}", soft_wrap=True)
@@ -55,7 +57,7 @@ def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: in
     console.print(f"Starting the MLflow UI on {uri} …", soft_wrap=True)
     with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill and stop the server
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=settings)
-        _watch(server, log, address, f"{address}/{experiment or '#/experiments'}", console)
+        _watch(server, log, address, f"{address}/{experiment or ALL_EXPERIMENTS}", console)
 
 
 def _watch(server: subprocess.Popen[bytes], log: IO[str], address: str, link: str, console: Console) -> None:

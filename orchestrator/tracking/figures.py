@@ -10,7 +10,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from orchestrator.tracking.client import tracking_errors
-from orchestrator.tracking.projection import Projection, sweep_tags
+from orchestrator.tracking.contents import sweep_tags
+from orchestrator.tracking.projection import Projection
 
 FOLDER = "figures"
 KIND = "report"

@@ -6,7 +6,6 @@ Experiment = sweep; a parent run for each (target, method); a child run for each
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,50 +17,19 @@ from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.passwords import without_password
 from orchestrator.plan import StudyKey, SweepPlan
 from orchestrator.tracking.client import connect, is_server, tracking_errors
-from trainables.config import TrialConfig
+from orchestrator.tracking.contents import (
+    RUN_STATUS,
+    study_tags,
+    sweep_tags,
+    trial_metrics,
+    trial_params,
+    trial_tags,
+)
 from trainables.errors import StorageError
 
 METRICS_A_BATCH = 1000
-RUN_STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "running": "RUNNING"}
-PARAMS = ("temperature", "layer_cutoff", "learning_rate", "batch_size", "epochs", "weight_decay", "mse_weight", "seed")
-FURTHER_SCORES = {"transfer": "val/transfer_r", "classification": "val/classification_accuracy"}
-"""Validation scores besides encoding, in MLflow."""
-UNUSED_PARAMS = {
-    "untuned": {"temperature", "learning_rate", "batch_size", "weight_decay", "mse_weight"},
-    "regression": {"temperature", "mse_weight"},
-}
-
-
-def sweep_tags(plan: SweepPlan) -> dict[str, str]:
-    """What holds for every result of a sweep."""
-    tags = {
-        "sweep.name": plan.name,
-        "sweep.id": plan.sweep_id,
-        "dataset": plan.dataset,
-        "protocol": plan.protocol,
-        "split.digest": plan.split_digest,
-        "backbone": plan.backbone,
-        "encoder": plan.encoder,
-        "weights": plan.weights_source,
-        "weights.digest": plan.weights_digest,
-        "version": plan.version,
-        "git.commit": plan.git_commit,
-    }
-    return {**tags, "weights.fallback": "true"} if plan.weights_fallback else tags
-
-
-def study_tags(plan: SweepPlan, key: StudyKey) -> dict[str, str]:
-    """What holds for every trial of a study."""
-    target = key.target
-    return {
-        **sweep_tags(plan),
-        "target": target.name,
-        "subject": "+".join(target.subjects),
-        "hemisphere": target.hemisphere,
-        "roi": target.roi,
-        "roi_group": plan.roi_groups[target.roi],
-        "method": key.method,
-    }
+BEST_TAG = "best"
+"""On the best trial of each study."""
 
 
 def withdraw_experiment(plan: SweepPlan) -> None:
@@ -106,10 +74,14 @@ class Projection:
                 if experiment
                 else self.client.create_experiment(self.plan.name, artifact_location=place, tags=sweep_tags(self.plan))
             )
+            self._best: dict[str, set[str]] = {}
+            """Runs that are marked as the best of their study, by its name."""
             self._runs = {uid: run_ids[0] for uid, run_ids in self._existing_runs().items()}
         self._settled: set[str] = set()
         self._written: dict[str, tuple[Any, ...]] = {}
         """What of a run that is not settled was written last; until it changes nothing is written again."""
+        self._running: set[str] = set()
+        """Runs that this process has made or opened again: they need not be told that they are running."""
         self._unsure = True
 
     def _existing_runs(self) -> dict[str, list[str]]:
@@ -121,6 +93,8 @@ class Projection:
             for run in page:
                 if uid := run.data.tags.get("sweep.trial"):
                     runs.setdefault(uid, []).append(run.info.run_id)
+                    if run.data.tags.get(BEST_TAG) == "true":
+                        self._best.setdefault(uid.rpartition("/")[0], set()).add(run.info.run_id)
             token = page.token
             if not token:
                 return runs
@@ -157,13 +131,14 @@ class Projection:
             if not unsettled and not (records and ended):
                 continue
             parent = self._parent(key, records[0].started_ms)
+            best = next(iter(self.ledger.best(key)), None)
             for record in unsettled:
                 state = (record.state, len(record.scores), ended)
                 if self._written.get(record.uid) != state:
-                    self._write(record, parent, ended)
+                    self._write(record, parent, ended, is_best=best is not None and record.number == best.number)
                     self._written[record.uid] = state
                     written += 1
-            self._summarise(key, parent, records, ended)
+            self._summarise(key, parent, records, best, ended)
         self._unsure = False
         return written
 
@@ -177,9 +152,10 @@ class Projection:
             }
             run: Run = self.client.create_run(self.experiment_id, start_time=started_ms, tags=tags)
             self._runs[key.name] = run.info.run_id
+            self._running.add(key.name)
         return self._runs[key.name]
 
-    def _write(self, record: TrialRecord, parent: str, ended: bool) -> None:
+    def _write(self, record: TrialRecord, parent: str, ended: bool, is_best: bool) -> None:
         if record.uid not in self._runs:
             tags = {
                 **study_tags(self.plan, record.study),
@@ -189,84 +165,61 @@ class Projection:
             }
             run: Run = self.client.create_run(self.experiment_id, start_time=record.started_ms, tags=tags)
             self._runs[record.uid] = run.info.run_id
+            self._running.add(record.uid)
         run_id = self._runs[record.uid]
         # All of it each time: the server may have gone away after it had made the run.
-        state = [RunTag(MLFLOW_PARENT_RUN_ID, parent), *_trial_tags(record)]
-        self._log(run_id, trial_metrics(record), _params(record), state)
+        state = [RunTag(MLFLOW_PARENT_RUN_ID, parent), *trial_tags(record)]
+        if is_best:
+            state.append(RunTag(BEST_TAG, "true"))
+        self._log(run_id, trial_metrics(record), trial_params(record), state)
+        if is_best:
+            self._best.setdefault(record.study.name, set()).add(run_id)
         if record.state != "running":
             self.client.set_terminated(run_id, RUN_STATUS[record.state], end_time=record.ended_ms)
             self._settled.add(record.uid)
+        elif ended:
+            self.client.update_run(run_id, status="KILLED")
         else:
-            self.client.update_run(run_id, status="KILLED" if ended else "RUNNING")
+            self._open(record.uid)
 
-    def _summarise(self, key: StudyKey, parent: str, records: list[TrialRecord], ended: bool) -> None:
-        best = self.ledger.best(key)
-        state = (best[0].uid if best else None, ended)
+    def _open(self, uid: str) -> None:
+        """Show a run as running that another process has closed."""
+        if uid not in self._running:
+            self.client.update_run(self._runs[uid], status="RUNNING")
+            self._running.add(uid)
+
+    def _summarise(
+        self, key: StudyKey, parent: str, records: list[TrialRecord], best: TrialRecord | None, ended: bool
+    ) -> None:
+        state = (best.uid if best else None, ended)
         if self._written.get(key.name) == state:
             return
         if best:
-            moment = best[0].ended_ms or best[0].started_ms
-            final = {m.key: m.value for m in trial_metrics(best[0]) if m.key.startswith("val/encoding_r")}
+            moment = best.ended_ms or best.started_ms
+            final = {m.key: m.value for m in trial_metrics(best) if m.key.startswith("val/encoding_r")}
             del final["val/encoding_r_of_epoch"]
             # All at step 0: MLflow takes the highest step for the latest, which may be a former best trial's.
-            self._log(parent, [Metric(name, r, moment, 0) for name, r in final.items()], (), _trial_tags(best[0]))
+            self._log(parent, [Metric(name, r, moment, 0) for name, r in final.items()], (), trial_tags(best))
+            self._mark_best(key, self._runs[best.uid])
         if ended:
             finished = len([r for r in records if r.state != "running"]) >= self.plan.studies[key]
             last_ms = max(record.ended_ms or record.started_ms for record in records)
             self.client.set_terminated(parent, "FINISHED" if finished else "KILLED", end_time=last_ms)
         else:
-            self.client.update_run(parent, status="RUNNING")
+            self._open(key.name)
         self._written[key.name] = state
+
+    def _mark_best(self, key: StudyKey, run_id: str) -> None:
+        marked = self._best.setdefault(key.name, set())
+        if run_id not in marked:
+            self.client.set_tag(run_id, BEST_TAG, "true")
+            marked.add(run_id)
+        for former in marked - {run_id}:
+            self.client.set_tag(former, BEST_TAG, "false")
+            marked.discard(former)
 
     def _log(self, run_id: str, metrics: Iterable[Metric], params: Iterable[Param], tags: Iterable[RunTag]) -> None:
         points = list(metrics)
         self.client.log_batch(run_id, points[:METRICS_A_BATCH], list(params), list(tags))
         for start in range(METRICS_A_BATCH, len(points), METRICS_A_BATCH):
             self.client.log_batch(run_id, points[start : start + METRICS_A_BATCH])
-
-
-def trial_metrics(record: TrialRecord) -> list[Metric]:
-    """All that a trial measured. ``val/encoding_r`` is the best so far, so that its latest value is what counts."""
-
-    def at(epoch: int) -> int:
-        return record.started_ms + epoch
-
-    points, best = [], -math.inf
-    for epoch, score in sorted(record.scores.items()):
-        best = max(best, score)
-        points.append(Metric("val/encoding_r", best, at(epoch), epoch))
-        points.append(Metric("val/encoding_r_of_epoch", score, at(epoch), epoch))
-    epoch = int(record.details.get("best_epoch", 0))
-    for layer, r in record.details.get("r_by_layer", {}).items():
-        points.append(Metric(f"val/encoding_r/{layer}", r, at(epoch), epoch))
-    for line in record.details.get("history", []):
-        if line["train_loss"] is not None:
-            points.append(Metric("train/loss", line["train_loss"], at(line["epoch"]), line["epoch"]))
-    for name, score in record.details.get("scores", {}).items():
-        points.append(Metric(FURTHER_SCORES[name], score, at(epoch), epoch))
-    speed = record.details.get("images_per_second")
-    if speed:
-        points.append(Metric("train/images_per_second", speed, at(epoch), epoch))
-    return points
-
-
-def _params(record: TrialRecord) -> list[Param]:
-    unused = set(UNUSED_PARAMS.get(record.study.method, ()))
-    if not record.config.get("mse_weight"):
-        unused.add("mse_weight")  # most sweeps do not have it
-    return [Param(name, str(record.config[name])) for name in PARAMS if name not in unused]
-
-
-def _objective(record: TrialRecord) -> str | None:
-    config = TrialConfig.from_dict(record.config)
-    return config.objective_name if config.is_contrastive else None
-
-
-def _trial_tags(record: TrialRecord) -> list[RunTag]:
-    values: dict[str, Any] = {
-        "state": record.state,
-        "readout_layer": record.details.get("readout_layer"),
-        "objective": _objective(record),
-        "error": record.error,
-    }
-    return [RunTag(name, str(value)[:5000]) for name, value in values.items() if value is not None]

@@ -20,7 +20,8 @@ from upath import UPath
 import trainables
 from orchestrator.plan import StudyKey
 from orchestrator.tracking.client import tracking_errors
-from orchestrator.tracking.projection import Projection, study_tags
+from orchestrator.tracking.contents import study_tags
+from orchestrator.tracking.projection import Projection
 from trainables.errors import StorageError
 from trainables.remote import read_whole
 from trainables.target import Target
@@ -121,9 +122,24 @@ class Registry:
         version = self._version(key, trial)
         if version is None:
             raise StorageError(f"the registry lost {trial}; run `sweep.py select {self.plan.name}` again")
+        name = self.model_name(key.target)
         with tracking_errors(self.plan.tracking_uri):
             for alias in (key.method, *([CHAMPION] if champion else [])):
-                self.client.set_registered_model_alias(self.model_name(key.target), alias, version)
+                self.client.set_registered_model_alias(name, alias, version)
+        if champion:
+            self._crown(key.target, trial)
+
+    def _crown(self, target: Target, trial: str) -> None:
+        """Mark the run of the target's champion, and no other one of this sweep."""
+        run_id = self.projection.run_id(trial)
+        if run_id is None:
+            return
+        place = [self.projection.experiment_id]
+        with tracking_errors(self.plan.tracking_uri):
+            for former in self.client.search_runs(place, f"tags.{CHAMPION} = 'true' and tags.target = '{target.name}'"):
+                if former.data.tags["sweep.trial"] != trial:
+                    self.client.set_tag(former.info.run_id, CHAMPION, "false")
+            self.client.set_tag(run_id, CHAMPION, "true")
 
 
 def _save_pyfunc(place: Path, predictor: UPath) -> None:

@@ -15,7 +15,6 @@ from orchestrator.plan import SweepPlan
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.scores import log_test_scores
-from orchestrator.tracking.views import best_models_view
 from tests.orchestrator.plans import (
     EBA_CONTRASTIVE,
     V1_CONTRASTIVE,
@@ -343,15 +342,6 @@ def test_test_scores_are_written_once(tracked_plan: SweepPlan) -> None:
     assert "test/noise_normalised_r2" not in metrics
     log_test_scores(projection, [row])
     assert everything(tracked_plan) == before
-
-
-def test_link_opens_on_the_trials_of_the_sweep(tracked_plan: SweepPlan) -> None:
-    assert best_models_view(tracked_plan.tracking_uri, "small") == ""
-    projection = project(tracked_plan)
-    link = best_models_view(tracked_plan.tracking_uri, "small")
-    assert link.startswith(f"#/experiments/{projection.experiment_id}/runs?workflowType=machine_learning&")
-    assert "searchFilter=tags.kind%20%3D%20%27trial%27" in link
-    assert "orderByKey=metrics.%60val%2Fencoding_r%60" in link
 
 
 def closed_port() -> int:

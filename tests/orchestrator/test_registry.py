@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.plan import SweepPlan
-from orchestrator.tracking.projection import Projection, study_tags
+from orchestrator.tracking.contents import study_tags
+from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.registry import Registry
 from tests.orchestrator.plans import V1_CONTRASTIVE, open_ledger
 
