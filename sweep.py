@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """The command line: ``python sweep.py --help``.
 
 Every option can be given as an environment variable too (``--data`` as ``SWEEP_DATA``), so that a cluster's
@@ -11,12 +12,13 @@ import json
 import os
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
+from orchestrator.data_commands import data
+from orchestrator.keeping_commands import KEEPING
 from orchestrator.options import (
     address_option,
     json_option,
@@ -49,10 +51,13 @@ def cli() -> None:
     sweep.py data demo demo-data                         make a small data set
     sweep.py run --data demo-data --space smoke --name demo
     sweep.py leaderboard demo                            best model of every target and method
+    sweep.py ui demo                                     look at everything in MLflow
+    sweep.py confirm demo                                the winners again on fresh seeds: was it luck?
     sweep.py select demo; sweep.py evaluate demo         register the winners, score them on test stimuli
-    sweep.py ui                                          look at everything in MLflow
+    sweep.py report demo                                 figures and tables on one page
 
-    Every option can be set in the environment: --data as SWEEP_DATA, and so on.
+    Every option can be set in the environment: --data as SWEEP_DATA, and so on. Exit codes: 0 done; 1 an error; 2 a
+    wrong option; 3 done, but some study has no score; 130 interrupted, `resume` goes on.
     """  # noqa: D301 - click wants the character itself
 
 
@@ -111,13 +116,14 @@ def status(name: str, storage: str, as_json: bool) -> None:
 
 
 @cli.command(name="list")
+@click.option("--archived", is_flag=True, help="Those that were put away.")
 @storage_option
 @json_option
-def list_sweeps(storage: str, as_json: bool) -> None:
+def list_sweeps(archived: bool, storage: str, as_json: bool) -> None:
     """The sweeps in a storage."""
     from orchestrator.storage import sweep_names
 
-    names = sweep_names(storage)
+    names = sweep_names(storage, archived)
     if as_json:
         click.echo(json.dumps(names))
     else:
@@ -126,12 +132,47 @@ def list_sweeps(storage: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("name")
+@option("--seeds", type=int, default=5, show_default=True, help="Fresh seeds for each.")
+@option("--candidates", type=int, default=1, show_default=True, help="Best trials of each study to run again.")
+@option("--profile", help="Another profile than the one the sweep was made with.")
+@address_option
+@storage_option
+@json_option
+def confirm(
+    name: str, seeds: int, candidates: int, profile: str | None, address: str | None, storage: str, as_json: bool
+) -> None:
+    """Run the winners again on fresh seeds: mean and interval, so that no lucky seed is chosen.
+
+    \b
+    sweep.py confirm demo                                5 seeds of every winner, in the sweep demo-confirm
+    sweep.py confirm demo --candidates 3 --seeds 4       of the three best of each study
+    sweep.py select demo-confirm                         register those with the best mean
+    """  # noqa: D301 - click wants the character itself
+    from orchestrator.confirmation import confirm_and_print
+
+    sys.exit(confirm_and_print(name, storage, seeds, candidates, profile, address, as_json))
+
+
+@cli.command()
+@click.argument("name")
+@option("--by", help="Only list what nothing beats in several scores at once: encoding,classification.")
 @profile_option
 @address_option
 @storage_option
 @json_option
-def select(name: str, profile: str, address: str | None, storage: str, as_json: bool) -> None:
-    """Register the best trial of every target and method, by validation score."""
+def select(name: str, by: str | None, profile: str, address: str | None, storage: str, as_json: bool) -> None:
+    """Register the best trial of every target and method, by validation score.
+
+    \b
+    sweep.py select demo
+    sweep.py select demo --by encoding,classification    the Pareto set; registers nothing
+    """  # noqa: D301 - click wants the character itself
+    if by:
+        from orchestrator.pareto import pareto_and_print
+        from orchestrator.plan import parse_list
+
+        pareto_and_print(name, storage, parse_list(by), as_json)
+        return
     from orchestrator.conclusion import select_and_print
 
     select_and_print(name, storage, profile, address, as_json)
@@ -177,13 +218,17 @@ def evaluate(
 @cli.command()
 @click.argument("name")
 @storage_option
-def report(name: str, storage: str) -> None:
+@json_option
+def report(name: str, storage: str, as_json: bool) -> None:
     """Write all results into one HTML page, and its figures to MLflow."""
     from orchestrator.report import write_report
 
-    console = Console()
+    console = Console(stderr=as_json)
     page = write_report(name, storage, console)
-    console.print(f"Report in {page}", soft_wrap=True)
+    if as_json:
+        click.echo(json.dumps({"page": str(page)}))
+    else:
+        console.print(f"Report in {page}", soft_wrap=True)
 
 
 @cli.command()
@@ -227,30 +272,8 @@ def ui(name: str | None, port: int, tracking_uri: str | None, view: str, storage
     serve(name, storage, tracking_uri, port, view, Console())
 
 
-@cli.group()
-def data() -> None:
-    """Look at a data set, or make the demo one."""
-
-
-@data.command()
-@click.argument("directory")
-@json_option
-def check(directory: str, as_json: bool) -> None:
-    """Count stimuli and voxels, and find every fault; exit code 1 if there is one that stops a sweep."""
-    from orchestrator.data_report import check_and_print
-
-    sys.exit(check_and_print(directory, as_json, Console(stderr=as_json)))
-
-
-@data.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--subjects", type=click.IntRange(1, 8), default=3, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-def demo(directory: Path, subjects: int, seed: int) -> None:
-    """Make the demo data set: simulated responses with a known truth, in the Algonauts layout."""
-    from orchestrator.data_report import make_demo_and_print
-
-    make_demo_and_print(directory, subjects, seed, Console())
+for command in (data, *KEEPING):
+    cli.add_command(command)
 
 
 def main() -> None:

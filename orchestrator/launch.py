@@ -50,7 +50,7 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
     options = _without_passwords(options)
     storage, plan, _, weights = planned(options, console)
     folder_is_new = not storage.root.exists()
-    new = not storage.plan_file.exists() and _make(storage, plan, weights)
+    new = not storage.plan_file.exists() and make_sweep(storage, plan, weights)
     existing = load_plan(storage)
     larger = _grow(storage, existing, plan, options, console, quiet)
     plan = replace(larger, profile=plan.profile)
@@ -106,7 +106,7 @@ def _without_passwords(options: SweepOptions) -> SweepOptions:
     return replace(options, ledger=ledger, tracking_uri=tracking_uri)
 
 
-def _make(storage: SweepStorage, plan: SweepPlan, weights: PretrainedWeights) -> bool:
+def make_sweep(storage: SweepStorage, plan: SweepPlan, weights: PretrainedWeights) -> bool:
     """Write what makes a folder a sweep, the plan last; on a full disk nothing of it stays.
 
     Returns:
@@ -140,8 +140,8 @@ def _has_started(plan: SweepPlan) -> bool:
 
 
 def _unmake(storage: SweepStorage, plan: SweepPlan, folder_is_new: bool) -> None:
-    """Take back what `_make` wrote, unless another process has begun to run it; studies without trials may stay in a
-    database, under an id that nobody has.
+    """Take back what `make_sweep` wrote, unless another process has begun to run it; studies without trials may stay in
+    a database, under an id that nobody has.
     """
     with suppress(StorageError), sole_driver(storage.driver_lock, plan.ledger, plan.sweep_id):
         if _has_started(plan):
@@ -173,6 +173,8 @@ def resume(
 
 def execute(plan: SweepPlan, storage: SweepStorage, address: str | None, console: Console, quiet: bool) -> Outcome:
     """Hold the sweep, run its trials and write them to MLflow."""
+    if storage.archived_file.exists():
+        raise StorageError(f"sweep {plan.name} is archived; `sweep.py archive --undo {plan.name}` brings it back")
     with sole_driver(storage.driver_lock, plan.ledger, plan.sweep_id):
         if not storage.plan_file.exists():
             raise StorageError(

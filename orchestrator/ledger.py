@@ -87,10 +87,10 @@ class Ledger:
         with ledger_errors(self.plan.ledger):
             existing = set(optuna.get_all_study_names(self._storage))
             for key in self.plan.studies:
-                if self._study_name(key) not in existing:
+                if self.study_name(key) not in existing:
                     optuna.create_study(
                         storage=self._storage,
-                        study_name=self._study_name(key),
+                        study_name=self.study_name(key),
                         directions=["maximize"] * len(self.plan.optimise),
                     )
                 study = self.study(key)
@@ -99,12 +99,13 @@ class Ledger:
                 if first:
                     epochs = self.plan.search_space.epochs_of(key.method, self.plan.epochs)
                     first |= first_extras(self.plan.explore, epochs, self.plan.batch_size)
-                if first and not study.get_trials(deepcopy=False):
+                if first and not self.plan.candidates and not study.get_trials(deepcopy=False):
                     study.enqueue_trial(first)
                 self._look_for_find(key)
 
-    def _study_name(self, key: StudyKey) -> str:
-        return f"{self.plan.name}-{self.plan.sweep_id}/{key.name}"
+    def study_name(self, key: StudyKey) -> str:
+        """What Optuna calls a study; sweeps that share a ledger do not meet."""
+        return f"{self.plan.ledger_name or self.plan.name}-{self.plan.sweep_id}/{key.name}"
 
     def study(self, key: StudyKey) -> optuna.Study:
         """Optuna's own view of a study.
@@ -117,7 +118,7 @@ class Ledger:
                 min_resource=self.plan.grace_epochs, reduction_factor=self.plan.reduction_factor
             )
             self._studies[key] = optuna.load_study(
-                storage=self._storage, study_name=self._study_name(key), pruner=pruner
+                storage=self._storage, study_name=self.study_name(key), pruner=pruner
             )
         return self._studies[key]
 
@@ -139,7 +140,9 @@ class Ledger:
             study = self.study(key)
             number = len([t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING])
             study.sampler = self._sampler(key, number)
-            if self._asks_neighbours and number % 2:
+            if self.plan.candidates:
+                self._take_candidate(key, study, number)
+            elif self._asks_neighbours and number % 2:
                 self._borrow(key, study)
             return self._configured(key, study.ask())
 
@@ -147,6 +150,10 @@ class Ledger:
     def _asks_neighbours(self) -> bool:
         # The parts of a Pareto set are no one's best.
         return self.plan.neighbours and len(self.plan.optimise) == 1
+
+    def _take_candidate(self, key: StudyKey, study: optuna.Study, number: int) -> None:
+        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # else a driver died before it asked
+            study.enqueue_trial(dict(self.plan.candidates[key.name][number // self.plan.seeds]))
 
     def _borrow(self, key: StudyKey, study: optuna.Study) -> None:
         """Queue what a neighbour has found, if there is something: every other trial stays the study's own search."""
@@ -193,7 +200,7 @@ class Ledger:
                 return False
             if epoch not in trial.storage.get_trial(trial._trial_id).intermediate_values:
                 trial.report(score, epoch)
-            return epoch < open_trial.config.epochs and trial.should_prune()
+            return epoch < open_trial.config.epochs and not self.plan.candidates and trial.should_prune()
 
     def finish(
         self, open_trial: OpenTrial, state: str, value: float | None, details: dict[str, Any], error: str = ""
@@ -220,6 +227,11 @@ class Ledger:
         """Trials of the plan that have not ended, those in hand included."""
         ended = {key: len([r for r in self.study_records(key) if r.state != "running"]) for key in self.plan.studies}
         return sum(max(0, budget - ended[key]) for key, budget in self.plan.studies.items())
+
+    def parameters(self, key: StudyKey, number: int) -> dict[str, Any]:
+        """What Optuna drew for a trial, by its own names."""
+        with ledger_errors(self.plan.ledger):
+            return dict(self.study(key).get_trials(deepcopy=False)[number].params)
 
     def study_records(self, key: StudyKey) -> list[TrialRecord]:
         """Every started trial of one study, by number."""

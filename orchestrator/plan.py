@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -106,12 +106,18 @@ class SweepPlan:
     """Labelled image set whose classification is among the scores."""
     neighbours: bool = True
     """Every other trial of a study takes over what a study of the same method has found for a target like its own."""
+    candidates: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """Of a sweep that confirms another one: parameters by study's name, by Optuna's names. Nothing else is tried."""
+    seeds: int = 0
+    """On how many seeds each candidate runs."""
+    ledger_name: str = ""
+    """What the ledger calls a sweep that was renamed: its first name."""
 
     def __post_init__(self) -> None:
-        for field, least in LEAST.items():
-            if getattr(self, field) < least:
-                option = "--" + field.replace("_", "-")
-                raise ConfigError(f"{option} is {getattr(self, field)}; expected at least {least}")
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(f"{option} is {getattr(self, name)}; expected at least {least}")
         if not self.targets:
             raise ConfigError("no target is left to tune for; choose other --subjects, --hemispheres or --rois")
         for option, known in (("methods", METHODS), ("explore", EXTRAS), ("scores", SCORES), ("optimise", SCORES)):
@@ -164,6 +170,9 @@ class SweepPlan:
     def studies(self) -> Mapping[StudyKey, int]:
         """Every study with its number of trials; the baselines first, as the others are judged by them."""
         methods = sorted(self.methods, key=METHODS.index)
+        if self.candidates:
+            keys = [StudyKey(target, method) for method in methods for target in self.targets]
+            return {key: len(self.candidates[key.name]) * self.seeds for key in keys if key.name in self.candidates}
         return {
             StudyKey(target, method): self.search_space.trials_of(method, self.trials)
             for method in methods
@@ -203,8 +212,9 @@ class SweepPlan:
         """
         plain: dict[str, Any] = dict(values) if isinstance(values, Mapping) else {}
         version = plain.pop("plan_version", None)
-        plain.setdefault("neighbours", False)  # made before there were any: it goes on as it began
-        odd = sorted(set(plain) ^ {field.name for field in fields(cls)})
+        for name, value in {"neighbours": False, "candidates": {}, "seeds": 0, "ledger_name": ""}.items():
+            plain.setdefault(name, value)  # made before there were any: it goes on as it began
+        odd = sorted(set(plain) ^ {each.name for each in fields(cls)})
         if version != PLAN_VERSION or odd:
             raise StorageError(
                 f"the sweep's plan has version {version}{' and differs in ' + odd[0] if odd else ''}; this program "
@@ -218,12 +228,13 @@ class SweepPlan:
 
     def differences(self, other: SweepPlan) -> list[str]:
         """Names of the fields that change trials and differ from ``other``; where it runs is no difference."""
-        elsewhere = {"sweep_id", "profile", "version", "git_commit", "tracking_uri", "ledger"}
-        names = [field.name for field in fields(self) if field.name not in elsewhere]
-        return [name for name in names if _plain(getattr(self, name)) != _plain(getattr(other, name))]
+        elsewhere = {"sweep_id", "ledger_name", "profile", "version", "git_commit", "tracking_uri", "ledger"}
+        names = [each.name for each in fields(self) if each.name not in elsewhere]
+        return [name for name in names if plain(getattr(self, name)) != plain(getattr(other, name))]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """As it comes back from the plan's file."""
     return json.loads(json.dumps(value, default=asdict))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from upath import UPath
 
+from orchestrator.confirmation import typical
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import StudyKey
@@ -82,11 +83,7 @@ def choose(ledger: Ledger) -> list[Selected]:
     Raises:
         StorageError: no study has a complete trial.
     """
-    winners: list[tuple[StudyKey, TrialRecord, float]] = [
-        (key, best[0], best[0].value)
-        for key in ledger.plan.studies
-        if (best := ledger.best(key)) and best[0].value is not None
-    ]
+    winners = [(key, *found) for key in ledger.plan.studies if (found := _winner(ledger, key))]
     if not winners:
         raise StorageError(
             f"sweep {ledger.plan.name} has no complete trial yet; `sweep.py resume {ledger.plan.name}` goes on with it"
@@ -117,6 +114,14 @@ def choose(ledger: Ledger) -> list[Selected]:
             )
         )
     return chosen
+
+
+def _winner(ledger: Ledger, key: StudyKey) -> tuple[TrialRecord, float] | None:
+    """A study's trial to take, and the validation r to go by."""
+    if ledger.plan.candidates:
+        return typical(ledger, key)
+    best = next(iter(ledger.best(key)), None)
+    return (best, best.value) if best is not None and best.value is not None else None
 
 
 def select(name: str, storage_uri: str, tasks: TaskRunner) -> list[dict[str, Any]]:

@@ -207,6 +207,11 @@ class SweepStorage:
         return self.snapshots_dir / target.slug / method / f"{number:05d}"
 
     @property
+    def archived_file(self) -> UPath:
+        """There if the sweep was put away."""
+        return self.root / "archived.json"
+
+    @property
     def selection_file(self) -> UPath:
         """What `select` chose."""
         return self.root / "selection.json"
@@ -265,11 +270,11 @@ def resolved(storage: str, option: str = "--storage") -> UPath:
     return UPath(Path(storage).expanduser().resolve()) if is_local(path) else path
 
 
-def sweep_names(storage: str) -> list[str]:
-    """Names of the sweeps kept in ``storage``, oldest first by plan."""
+def sweep_names(storage: str, archived: bool = False) -> list[str]:
+    """Names of the sweeps kept in ``storage``, in order; the archived ones, or the others."""
     base = resolved(storage)
     with storage_errors(base, "list"):
         if not base.exists():
             return []
         found = [folder for folder in base.iterdir() if (folder / "plan.json").exists()]
-    return sorted(folder.name for folder in found)
+        return sorted(folder.name for folder in found if (folder / "archived.json").exists() == archived)

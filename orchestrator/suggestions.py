@@ -25,7 +25,7 @@ def trial_config(plan: SweepPlan, method: str, target: Target, trial: optuna.tri
         "epochs": space.epochs_of(method, plan.epochs),
         "batch_size": plan.batch_size,
         "backbone": plan.backbone,
-        "seed": plan.seed,
+        "seed": plan.seed + 1 + trial.number % plan.seeds if plan.seeds else plan.seed,
         "encoder": plan.encoder,
         "protocol": plan.protocol,
     }

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 from orchestrator.plan import SweepPlan
 from orchestrator.tracking.client import connect, tracking_errors
+from orchestrator.tracking.projection import Projection
 from trainables.errors import ConfigError
 
 PREFIX = "mlflow.sharedViewState."
@@ -268,3 +269,19 @@ def _line(metric: str) -> dict[str, Any]:
         "useGlobalLineSmoothing": True,
         "range": {},
     }
+
+
+def mark_pareto(projection: Projection, trials: Sequence[str]) -> None:
+    """Mark these trials as the sweep's Pareto set, and no others.
+
+    Raises:
+        StorageError: MLflow cannot be written.
+    """
+    client = projection.client
+    with tracking_errors(projection.plan.tracking_uri):
+        for run in client.search_runs([projection.experiment_id], "tags.pareto = 'true'", max_results=1000):
+            if run.data.tags["sweep.trial"] not in trials:
+                client.set_tag(run.info.run_id, "pareto", "false")
+        for trial in trials:
+            if run_id := projection.run_id(trial):
+                client.set_tag(run_id, "pareto", "true")

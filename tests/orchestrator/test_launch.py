@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from orchestrator.driver import sole_driver
-from orchestrator.launch import _make, _unmake, execute, load_plan, planned
+from orchestrator.launch import _unmake, execute, load_plan, make_sweep, planned
 from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan
 from orchestrator.planning import SweepOptions
@@ -63,7 +63,7 @@ def test_sweep_that_has_trials_outlives_a_failed_run(demo_copy: Path, tmp_path: 
     options = SweepOptions(str(demo_copy), "x", str(storage), hemispheres="lh", rois="V1v", space="smoke")
     options = replace(options, weights="random")
     places, plan, _, weights = planned(options, Console(quiet=True))
-    assert _make(places, plan, weights)
+    assert make_sweep(places, plan, weights)
     ledger = Ledger(load_plan(places))
     ledger.open_studies()
     ledger.finish(ledger.ask(next(iter(plan.studies))), "failed", None, {}, "broken")
@@ -78,7 +78,7 @@ def made(demo_copy: Path, storage: Path) -> tuple[SweepStorage, SweepPlan]:
     """A sweep that one process has made and not begun."""
     options = SweepOptions(str(demo_copy), "x", str(storage), hemispheres="lh", rois="V1v", space="smoke")
     places, plan, _, weights = planned(replace(options, weights="random"), Console(quiet=True))
-    assert _make(places, plan, weights)
+    assert make_sweep(places, plan, weights)
     return places, load_plan(places)
 
 
@@ -90,7 +90,7 @@ def test_run_that_another_one_overtook_leaves_it_its_sweep(demo_copy: Path, tmp_
 
         def make(*arguments: Any) -> bool:
             """This process makes the sweep, and another one is faster to run it."""
-            assert _make(*arguments)
+            assert make_sweep(*arguments)
             plan = load_plan(places)
             other.enter_context(sole_driver(places.driver_lock, plan.ledger, plan.sweep_id))
             return True

@@ -1,0 +1,104 @@
+"""The commands about sweeps as wholes: compare, rename, archive, delete."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from orchestrator.options import json_option, storage_option
+
+# What the commands need is imported when they run, see sweep.py.
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@storage_option
+@json_option
+def compare(a: str, b: str, storage: str, as_json: bool) -> None:
+    """Compare two sweeps, method by method, paired over the targets that both have.
+
+    \b
+    sweep.py compare monday tuesday         test scores where both are evaluated, else validation scores
+    """  # noqa: D301 - click wants the character itself
+    from orchestrator.versus import compare_and_print
+
+    compare_and_print(a, b, storage, as_json)
+
+
+@click.command()
+@click.argument("old")
+@click.argument("new")
+@storage_option
+@json_option
+def rename(old: str, new: str, storage: str, as_json: bool) -> None:
+    """Call a sweep otherwise, here and in MLflow."""
+    from orchestrator.housekeeping import rename as call_otherwise
+
+    call_otherwise(old, new, storage)
+    click.echo(json.dumps({"old": old, "new": new}) if as_json else f"{old} is called {new} now.")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--undo", is_flag=True, help="Bring an archived sweep back.")
+@storage_option
+@json_option
+def archive(name: str, undo: bool, storage: str, as_json: bool) -> None:
+    """Put a sweep away: hidden in lists and in MLflow, without the weights that nobody selected.
+
+    Scores, selected models and every trial's parameters stay.
+    """
+    from orchestrator.housekeeping import archive as put_away
+    from orchestrator.housekeeping import size, unarchive
+
+    if undo:
+        unarchive(name, storage)
+        click.echo(json.dumps({"name": name, "archived": False}) if as_json else f"{name} is back.")
+        return
+    freed = put_away(name, storage)
+    told = {"name": name, "archived": True, "freed_bytes": freed.n_bytes}
+    click.echo(json.dumps(told) if as_json else f"{name} is archived; {size(freed.n_bytes)} freed.")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@storage_option
+@json_option
+def delete(name: str, yes: bool, storage: str, as_json: bool) -> None:
+    """Delete a sweep for good: trials, scores, weights, MLflow runs, registered models."""
+    from orchestrator.housekeeping import delete as remove
+    from orchestrator.housekeeping import size
+    from orchestrator.launch import open_sweep
+
+    _, ledger = open_sweep(name, storage)
+    if not yes:
+        trials = sum(len(ledger.study_records(key)) for key in ledger.plan.studies)
+        click.confirm(f"Delete sweep {name} with {trials} trials and its registered models?", abort=True, err=as_json)
+    freed = remove(name, storage)
+    if as_json:
+        click.echo(json.dumps({"name": name, "freed_bytes": freed.n_bytes, "models": freed.models}))
+        return
+    models = f", {len(freed.models)} registered model versions" if freed.models else ""
+    click.echo(f"{name} is deleted; {size(freed.n_bytes)} freed{models}. `mlflow gc` removes its rows from MLflow.")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete commands and options of sweep.py.
+
+    \b
+    chmod +x sweep.py; eval "$(./sweep.py completion bash)"       then: ./sweep.py le<Tab>
+    """  # noqa: D301 - click wants the character itself
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None, "click knows all three"
+    root = click.get_current_context().find_root()
+    click.echo(found(root.command, {}, "sweep.py", "_SWEEP_PY_COMPLETE").source())
+
+
+KEEPING = (compare, rename, archive, delete, completion)
