@@ -48,10 +48,9 @@ CELLS = ".ag-center-cols-container .ag-row[row-index='{}'] .ag-cell"
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Maker:
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     """A finished sweep with all that its commands leave in MLflow; numbers that nobody computed."""
     storage = tmp_path_factory.mktemp("seen")
-    shutil.copy(empty_database, storage / "mlflow.db")
     maker = Maker(storage, Size(rois=("V1v", "EBA"))).everything()
     projection = Projection(maker.ledger, maker.places.artifacts_uri)
     projection.sync(ended=True)
