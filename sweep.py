@@ -50,6 +50,7 @@ def cli() -> None:
     sweep.py run --data demo-data --space smoke --name demo
     sweep.py leaderboard demo                            best model of every target and method
     sweep.py select demo; sweep.py evaluate demo         register the winners, score them on test stimuli
+    sweep.py export subj01/lh/V1v DIR --name demo        a model as files that work without this program
     sweep.py ui                                          look at everything in MLflow
 
     Every option can be set in the environment: --data as SWEEP_DATA, and so on.
@@ -184,6 +185,20 @@ def report(name: str, storage: str) -> None:
     console = Console()
     page = write_report(name, storage, console)
     console.print(f"Report in {page}", soft_wrap=True)
+
+
+@cli.command()
+@click.argument("target")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@option("--name", required=True, help="Name of the sweep.")
+@click.option("--method", help="Whose winner. Default: the champion of the target.")
+@storage_option
+@json_option
+def export(target: str, directory: Path, name: str, method: str | None, storage: str, as_json: bool) -> None:
+    """Write a selected model into DIR, as files that work without this program; TARGET is like subj01/lh/V1v."""
+    from orchestrator.export import export_and_print
+
+    export_and_print(target, directory, name, method, storage, as_json)
 
 
 @cli.command()

@@ -17,7 +17,22 @@ from tests.sweeps import command_line, environment
 from trainables.models.weights import load_weights
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "resume", "leaderboard", "status", "list", "select", "evaluate", "report", "doctor", "ui", "data")
+COMMANDS = (
+    *(
+        "run",
+        "resume",
+        "leaderboard",
+        "status",
+        "list",
+        "select",
+        "evaluate",
+        "report",
+        "export",
+        "doctor",
+        "ui",
+        "data",
+    ),
+)
 
 Call = Callable[..., tuple[int, str, str]]
 
