@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import uuid
 from pathlib import Path
@@ -14,9 +15,9 @@ import numpy as np
 from orchestrator.model_card import model_card
 from orchestrator.plan import SweepPlan
 from orchestrator.selected import SavedModel, find_model
-from orchestrator.storage import SweepStorage, read_json, reading_arrays, storage_errors
+from orchestrator.storage import SweepStorage, read_json, reading_arrays
 from trainables.data.open import open_dataset
-from trainables.errors import ConfigError, CortexSweepError
+from trainables.errors import ConfigError, CortexSweepError, StorageError
 from trainables.models.backbone import backbone_spec
 from trainables.models.module_source import standalone_source
 from trainables.predictor import ResponsePredictor
@@ -37,7 +38,7 @@ def export_and_print(target: str, directory: Path, name: str, method: str | None
     click.echo(f"{directory}: {about['target']}, {about['method']}, val r {about['validation_r']:.3f}")
     if about["voxel_numbers_missing"]:
         click.echo(f"Without the numbers of its voxels: {about['voxel_numbers_missing']}")
-    click.echo(f"\nNext:  python {directory / 'predict.py'} picture.png")
+    click.echo(f"\nNext:  {shlex.join(['python', str(directory / 'predict.py'), 'picture.png'])}")
 
 
 def export_model(target: str, directory: Path, name: str, method: str | None, storage: str) -> dict[str, Any]:
@@ -69,14 +70,17 @@ def export_model(target: str, directory: Path, name: str, method: str | None, st
     about = _about(places, plan, saved, predictor)
     voxels, simulated, missing = _voxels(plan, saved, about["n_voxels"])
     about |= {"voxel_numbers_missing": missing, "simulated_responses": simulated}
-    unfinished = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
-    with storage_errors(directory):
-        try:
-            unfinished.mkdir(parents=True)
-            _write(unfinished, predictor, about, voxels)
-            unfinished.rename(directory)  # an empty folder gives way
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    whole = directory.absolute()
+    unfinished = whole.with_name(f".{whole.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        unfinished.mkdir(parents=True)
+        _write(unfinished, predictor, about, voxels)
+        unfinished.rename(whole)  # an empty folder gives way
+    except OSError as error:
+        reason = error.strerror or error
+        raise StorageError(f"{directory} cannot be written ({reason}); free space or name another DIR") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return about
 
 
@@ -97,9 +101,9 @@ def _write(folder: Path, predictor: ResponsePredictor, about: dict[str, Any], vo
         "response_mean": encoder.response_mean_,
         **({} if voxels is None else {"voxels": voxels}),
     }
-    np.savez(folder / "encoding.npz", allow_pickle=False, **arrays)
+    np.savez(folder / "encoding.npz", **arrays)
     weights = {name: tensor.contiguous().numpy() for name, tensor in predictor.network.state_dict().items()}
-    np.savez(folder / "network.npz", allow_pickle=False, **weights)
+    np.savez(folder / "network.npz", **weights)
     (folder / "model.json").write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(about), encoding="utf-8")
     (folder / "predict.py").write_text(standalone_source(predictor.network), encoding="utf-8")

@@ -101,7 +101,8 @@ def _origin(about: About) -> dict[str, str]:
 
 
 def _scores(about: About) -> dict[str, str]:
-    rows = {"validation r": f"{about['validation_r']:.3f}"}
+    name = "validation r" if about["protocol"] == NESTED else "r by cross-validation in training"
+    rows = {name: f"{about['validation_r']:.3f}"}
     test = about["test"]
     if test is None:
         return rows | {"test r": "not evaluated"}

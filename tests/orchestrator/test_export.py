@@ -255,7 +255,7 @@ def test_a_data_set_that_is_gone_costs_the_voxels_numbers_alone(
         (NAME, "new", "other", None, StorageError, r"no sweep 'other' in .*; there are: small"),
         (NAME, "full", "small", None, ConfigError, r"full exists and is not an empty folder; name a new one"),
         (NAME, "full/file", "small", None, ConfigError, r"file exists and is not an empty folder"),
-        (NAME, "full/file/below", "small", None, StorageError, r"could not write .*below"),
+        (NAME, "full/file/below", "small", None, StorageError, r"below cannot be written \(.*\); free space or"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from trainables.models.backbone import BACKBONES
 from trainables.predictor import ResponsePredictor
 
 NAME = TARGETS[0].name
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +193,10 @@ def test_one_target_of_two_data_sets_asks_which(saved: SweepStorage, tmp_path: P
     with pytest.raises(ConfigError, match=r"several data sets; choose one of them by dataset=: demo, nsd"):
         load_champion(NAME, tracking_uri=uri)
     assert load_champion(NAME, tracking_uri=uri, dataset="demo").target == NAME
+
+
+def test_a_sweep_s_model_needs_neither_ray_nor_mlflow() -> None:
+    """They take seconds to import, which a notebook need not wait for."""
+    code = "import sys, orchestrator.models; sys.exit(sorted({'ray', 'mlflow'} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
