@@ -95,14 +95,16 @@ def _require_free(directory: Path) -> None:
 
 def _write(folder: Path, predictor: ResponsePredictor, about: dict[str, Any], voxels: np.ndarray | None) -> None:
     encoder = predictor.encoder
-    arrays = {
+    arrays: dict[str, Any] = {
         "coef": encoder.coef_,
         "feature_mean": encoder.feature_mean_,
         "response_mean": encoder.response_mean_,
         **({} if voxels is None else {"voxels": voxels}),
     }
     np.savez(folder / "encoding.npz", **arrays)
-    weights = {name: tensor.contiguous().numpy() for name, tensor in predictor.network.state_dict().items()}
+    weights: dict[str, Any] = {
+        name: tensor.contiguous().numpy() for name, tensor in predictor.network.state_dict().items()
+    }
     np.savez(folder / "network.npz", **weights)
     (folder / "model.json").write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(about), encoding="utf-8")
