@@ -77,7 +77,7 @@ class EncodingModel(RegressorMixin, _Fitted):
         self.predictor = predictor
 
     def predict(self, images: Any) -> NDArray[np.float32]:
-        """Predicted responses, in the unit of the training responses (z-scores within the subject).
+        """Predicted responses, in the unit of the responses that it was fitted to.
 
         Args:
             images: RGB, uint8 ``[n_images, height, width, 3]`` of any size, or a list of file names or Pillow images.

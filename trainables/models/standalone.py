@@ -48,7 +48,7 @@ class Model:
         return np.concatenate([self._activations(batch).numpy() for batch in self._batches(images)])
 
     def predict(self, images: Any) -> np.ndarray:
-        """Responses in the unit of the training responses (z-scores): float32 [n, n_voxels]; images as above."""
+        """Responses in the unit of those that it was fitted to: float32 [n, n_voxels]; images as above."""
         return np.concatenate([self._responses(self._activations(batch)) for batch in self._batches(images)])
 
     def _batches(self, images: Any) -> list[np.ndarray]:
