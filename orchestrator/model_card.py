@@ -131,8 +131,7 @@ def _explained(about: About) -> str:
 def _limits(about: About) -> list[str]:
     limits = [
         f"It is a model of one subject ({about['subject']}); another brain's voxels are others.",
-        "Responses are in the unit of the data set's arrays (z-scores within the subject, for the Natural Scenes "
-        "Dataset); noise is not predicted.",
+        "Responses are in the unit of the data set's arrays (for NSD z-scores within the subject), without noise.",
         "It was fitted to photographs; drawings, text or gratings are outside of what it has seen.",
         "A high r says that the features predict the area linearly, not that the area computes them.",
     ]
@@ -147,8 +146,8 @@ def _licence(about: About) -> str:
     source = about["pretrained"]["source"]
     weights = "" if source == "random" else f"the pretrained weights ({source}) and from "
     return (
-        f"## Licence\n\n`predict.py` is under the MIT licence. Weights and coefficients are derived from {weights}the "
-        f"pictures and responses of {about['dataset']}: whoever gave them has set terms, which may reach this folder, so "
+        f"## Licence\n\n`predict.py` is under the MIT licence. Weights and coefficients are derived from {weights}"
+        f"the pictures and responses of {about['dataset']}: whoever gave them has set terms, which may reach this folder, so "
         "look at them before you pass it on, and cite the sources."
     )
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from orchestrator.models import load_champion, load_model
-from orchestrator.selected import read_selection
-from orchestrator.storage import SweepStorage
+from orchestrator.selected import Selected, find_model, read_selection
+from orchestrator.storage import SweepStorage, write_json
 from orchestrator.tracking.client import connect
 from tests.orchestrator.selected import LAYERS, TARGETS
 from trainables.data.algonauts import AlgonautsDataset
 from trainables.errors import ConfigError, CortexSweepError, DataError, StorageError
 from trainables.models.backbone import BACKBONES
 from trainables.predictor import ResponsePredictor
+from trainables.target import Target
 
 NAME = TARGETS[0].name
 ROOT = Path(__file__).parents[2]
@@ -179,11 +181,27 @@ def test_a_sweep_before_its_selection_and_one_without_champions(saved: SweepStor
         load_champion(NAME, sweep="small", storage=str(tmp_path))
     entries = [{**entry, "champion": False} for entry in json.loads(saved.selection_file.read_text())]
     copy.selection_file.write_text(json.dumps(entries))
-    with pytest.raises(ConfigError, match=r"no champion in sweep small, .*; name a method: untuned, contrastive"):
+    with pytest.raises(ConfigError, match=r"no champion in sweep small \(.*\); name a method: untuned, contrastive"):
         load_champion(NAME, sweep="small", storage=str(tmp_path))
     shutil.rmtree(str(copy.model_dir(TARGETS[0], "untuned")))
     with pytest.raises(StorageError, match="the untuned model of subj01/lh/V1v is not in"):
         load_model(NAME, "untuned", sweep="small", storage=str(tmp_path))
+
+
+def test_a_pooled_network_is_found_for_each_of_its_subjects(tmp_path: Path) -> None:
+    """By its method alone, where its model was saved: pools that leave a subject out have none."""
+    storage = SweepStorage(str(tmp_path), "pools")
+    both = Target("demo", ("subj01", "subj02"), "lh", "V1v")
+    entry = Selected(both.to_dict(), "pooled-avg", "a trial", 0, 0.3, LAYERS[0], True, "digest")
+    write_json(storage.selection_file, [asdict(entry)])
+    write_json(storage.plan_file, {})
+    write_json(storage.model_dir(both.of_subject("subj02"), "pooled-avg") / "encoder/encoder.json", {})
+    found = find_model(storage, "subj02/lh/V1v", "pooled-avg")
+    assert (found.target.name, found.selected, found.champion) == ("subj02/lh/V1v", entry, False)
+    with pytest.raises(ConfigError, match=r"subj02/lh/V1v has no champion in sweep pools"):
+        find_model(storage, "subj02/lh/V1v", None)
+    with pytest.raises(ConfigError, match=r"expected one such as subj02/lh/V1v \(of 1\)"):
+        find_model(storage, "subj01/lh/V1v", "pooled-avg")
 
 
 def test_one_target_of_two_data_sets_asks_which(saved: SweepStorage, tmp_path: Path) -> None:
