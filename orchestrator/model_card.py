@@ -147,8 +147,8 @@ def _licence(about: About) -> str:
     weights = "" if source == "random" else f"the pretrained weights ({source}) and from "
     return (
         f"## Licence\n\n`predict.py` is under the MIT licence. Weights and coefficients are derived from {weights}"
-        f"the pictures and responses of {about['dataset']}: whoever gave them has set terms, which may reach this folder, so "
-        "look at them before you pass it on, and cite the sources."
+        f"the pictures and responses of {about['dataset']}: whoever gave them has set terms, which may reach this "
+        "folder, so look at them before you pass it on, and cite the sources."
     )
 
 

@@ -100,8 +100,8 @@ def find_model(storage: SweepStorage, target: str, method: str | None) -> SavedM
     if not found:
         methods = ", ".join(model.selected.method for model in own)
         raise ConfigError(
-            f"{target} has no champion in sweep {storage.name} (networks of several subjects and published protocols have "
-            f"none); name a method: {methods}"
+            f"{target} has no champion in sweep {storage.name} (networks of several subjects and published protocols "
+            f"have none); name a method: {methods}"
             if method is None
             else f"method is {method!r}; {target} has {methods} in sweep {storage.name}"
         )
