@@ -55,6 +55,7 @@ def cli() -> None:
     sweep.py confirm demo                                the winners again on fresh seeds: was it luck?
     sweep.py select demo; sweep.py evaluate demo         register the winners, score them on test stimuli
     sweep.py report demo                                 figures and tables on one page
+    sweep.py export subj01/lh/V1v DIR --name demo        a model as files that work without this program
 
     Every option can be set in the environment: --data as SWEEP_DATA, and so on. Exit codes: 0 done; 1 an error; 2 a
     wrong option; 3 done, but some study has no score; 130 interrupted, `resume` goes on.

@@ -20,7 +20,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.networks import UNTUNED, Network, network_name, networks_of, places_of, subjects_of
 from orchestrator.plan import SweepPlan
 from orchestrator.salience_evaluation import salience_of_networks
-from orchestrator.selection import Selected, read_selection
+from orchestrator.selected import Selected, read_selection
 from orchestrator.storage import SweepStorage, write_arrays, write_json
 from orchestrator.tasks import TaskRunner
 from orchestrator.tracking.projection import Projection

@@ -16,7 +16,7 @@ from orchestrator.launch import load_plan, write_plan
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import ledger_errors, open_storage
 from orchestrator.plan import SweepPlan
-from orchestrator.selection import read_selection
+from orchestrator.selected import read_selection
 from orchestrator.storage import SweepStorage, storage_errors, write_json
 from orchestrator.tracking.client import connect, tracking_errors
 from trainables.errors import ConfigError

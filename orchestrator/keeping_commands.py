@@ -1,12 +1,13 @@
-"""The commands about sweeps as wholes: compare, rename, archive, delete."""
+"""The commands about what a sweep leaves: compare, export, rename, archive, delete."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
-from orchestrator.options import json_option, storage_option
+from orchestrator.options import json_option, option, storage_option
 
 # What the commands need is imported when they run, see sweep.py.
 
@@ -101,4 +102,18 @@ def completion(shell: str) -> None:
     click.echo(found(root.command, {}, "sweep.py", "_SWEEP_PY_COMPLETE").source())
 
 
-KEEPING = (compare, rename, archive, delete, completion)
+@click.command()
+@click.argument("target")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@option("--name", required=True, help="Name of the sweep.")
+@click.option("--method", help="Whose winner. Default: the champion of the target.")
+@storage_option
+@json_option
+def export(target: str, directory: Path, name: str, method: str | None, storage: str, as_json: bool) -> None:
+    """Write a selected model into DIR, as files that work without this program; TARGET is like subj01/lh/V1v."""
+    from orchestrator.export import export_and_print
+
+    export_and_print(target, directory, name, method, storage, as_json)
+
+
+KEEPING = (compare, export, rename, archive, delete, completion)

@@ -20,7 +20,8 @@ from orchestrator.plan import SweepPlan
 from orchestrator.planning import SweepOptions, make_plan
 from orchestrator.preparation import prepare_data, prepare_weights
 from orchestrator.progress import SweepProgress
-from orchestrator.storage import SweepStorage, read_json, storage_errors, sweep_names, write_json
+from orchestrator.selected import require_sweep
+from orchestrator.storage import SweepStorage, read_json, storage_errors, write_json
 from orchestrator.tracking.projection import Projection, withdraw_experiment
 from orchestrator.tracking.projector import Projector
 from orchestrator.tracking.views import publish_views
@@ -255,9 +256,7 @@ def load_plan(storage: SweepStorage) -> SweepPlan:
     Raises:
         StorageError: there is none of that name.
     """
-    if not storage.plan_file.exists():
-        known = ", ".join(sweep_names(str(storage.base))) or "none"
-        raise StorageError(f"no sweep {storage.name!r} in {storage.base}; there are: {known} (see --storage)")
+    require_sweep(storage)
     values = read_json(storage.plan_file)
     if isinstance(values, dict):
         values |= {field: default for field, default in _movable(storage).items() if values.get(field) is None}

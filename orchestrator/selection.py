@@ -15,35 +15,14 @@ from orchestrator.confirmation import typical
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import StudyKey
-from orchestrator.storage import SweepStorage, read_json, write_json
+from orchestrator.selected import Selected
+from orchestrator.storage import SweepStorage, write_json
 from orchestrator.tasks import TaskRunner
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.registry import Registry
 from trainables.data.splits import NESTED
 from trainables.errors import StorageError
 from trainables.target import Target
-
-
-@dataclass(frozen=True)
-class Selected:
-    """A study's winner."""
-
-    target: dict[str, Any]
-    """`Target.to_dict`."""
-    method: str
-    trial: str
-    """As `TrialRecord.uid`."""
-    number: int
-    val_r: float
-    readout_layer: str
-    champion: bool
-    """The best of its target over all methods."""
-    split_digest: str
-
-    @property
-    def key(self) -> StudyKey:
-        """The study that it won."""
-        return StudyKey(Target.from_dict(self.target), self.method)
 
 
 @dataclass(frozen=True)
@@ -165,20 +144,6 @@ def select(name: str, storage_uri: str, tasks: TaskRunner) -> list[dict[str, Any
             soft_wrap=True,
         )
     return [asdict(selected) for selected in chosen]
-
-
-def read_selection(storage: SweepStorage) -> list[Selected]:
-    """What `select` chose.
-
-    Raises:
-        StorageError: nothing was selected yet.
-    """
-    if not storage.selection_file.exists():
-        raise StorageError(
-            f"nothing is selected in sweep {storage.name}; run `sweep.py select {storage.name} --storage "
-            f"{storage.base}` first"
-        )
-    return [Selected(**entry) for entry in read_json(storage.selection_file)]
 
 
 def _build_predictors(storage: SweepStorage, ledger: Ledger, todo: list[Registration], tasks: TaskRunner) -> None:

@@ -8,6 +8,7 @@ STORAGE/NAME/trials/SLUG/METHOD/N/   weights of a study's best trials
 STORAGE/NAME/snapshots/SLUG/METHOD/N/  where a running trial is, if it runs for longer than a minute
 STORAGE/NAME/scratch/                Ray's own bookkeeping, while a driver runs
 STORAGE/NAME/selection.json          what `select` chose
+STORAGE/NAME/models/SLUG/METHOD/     selected models, each with its encoding model
 STORAGE/NAME/evaluation/             test scores, a table for each evaluation; cells/: r of every voxel
 STORAGE/NAME/artifacts/              MLflow artifacts (a tracking server keeps its own)
 """

@@ -17,7 +17,7 @@ from tests.sweeps import command_line, environment
 from trainables.models.weights import load_weights
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "resume", "leaderboard", "status", "list", "select", "evaluate", "report", "doctor", "ui", "data")
+COMMANDS = ("run", "resume", "leaderboard", "status", "list", "select", "evaluate", "report", "export", "doctor", "ui")
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -72,7 +72,7 @@ def all_commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tup
 def test_help_names_the_commands(call: Call) -> None:
     code, out, err = call("--help")
     assert (code, err) == (0, "")
-    for name in COMMANDS:
+    for name in (*COMMANDS, "data"):
         assert f"\n  {name} " in out
 
 

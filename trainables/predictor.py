@@ -5,6 +5,7 @@ MLflow loads it as a Python function through `_load_pyfunc`; nothing in the fold
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from upath import UPath
 
+from trainables.data.decoding import decode_image
+from trainables.data.files import read_bytes
+from trainables.encoding.features import extract_features
 from trainables.encoding.linear import LinearEncoder
 from trainables.encoding.pls import load_encoder
 from trainables.errors import DataError
@@ -39,32 +43,54 @@ class ResponsePredictor:
         """Predicted responses, z-scored as the training responses were.
 
         Args:
-            images: RGB, uint8 ``[n, height, width, 3]``; any size, resized as the training stimuli were.
+            images: RGB, uint8 ``[n, height, width, 3]``, or a list of file names, Pillow images or arrays ``[height,
+                width, 3]``; any size, resized as the training stimuli were.
             params: ignored; MLflow passes it.
 
         Returns:
             float32 ``[n, n_voxels]``.
 
         Raises:
-            DataError: another shape or type.
+            DataError: another shape or type, or a file that is no picture.
         """
-        pictures = np.asarray(images)
-        if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
-            raise DataError(
-                f"images are {pictures.dtype} {pictures.shape}; expected uint8 [n, height, width, 3] in RGB order"
-            )
-        batches = [pictures[start : start + BATCH] for start in range(0, max(1, len(pictures)), BATCH)]
         predict = partial(predict_responses, self.network, self.model.readout_layer, self.encoder)
-        return np.concatenate([predict(self._resized(batch)) for batch in batches])
+        return np.concatenate([predict(batch) for batch in self._batches(images)])
 
-    def _resized(self, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def features(self, images: Any, layer: str | None = None) -> NDArray[np.float32]:
+        """What the network finds in pictures, flattened channel by channel, row by row.
+
+        Args:
+            images: as for `predict`.
+            layer: a readout layer that the network still has; its own one by default.
+
+        Returns:
+            float32 ``[n, n_features]``.
+
+        Raises:
+            ConfigError: a layer that it lacks.
+            DataError: as for `predict`.
+        """
+        wanted = layer or self.model.readout_layer
+        found = [
+            extract_features(self.network, batch, np.arange(len(batch)), [wanted])[wanted].cpu().numpy()
+            for batch in self._batches(images)
+        ]
+        return np.concatenate(found)
+
+    def _batches(self, images: Any) -> Iterator[NDArray[np.uint8]]:
+        """Pictures in the network's size, some at a time; a single empty batch where there is none."""
         size = backbone_spec(self.model.backbone).image_size
-        if pictures.shape[1:3] == (size, size):
-            return pictures
-        resized = np.empty((len(pictures), size, size, 3), np.uint8)
-        for place, picture in zip(resized, pictures, strict=True):
-            place[:] = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))
-        return resized
+        if not (isinstance(images, list | tuple) and images):
+            images = _require_pixels(np.asarray(images))
+        for start in range(0, max(1, len(images)), BATCH):
+            batch = images[start : start + BATCH]
+            if isinstance(batch, np.ndarray) and batch.shape[1:3] == (size, size):
+                yield batch
+            else:
+                resized = np.empty((len(batch), size, size, 3), np.uint8)
+                for place, picture in zip(resized, batch, strict=True):
+                    place[:] = np.asarray(_opened(picture).resize((size, size), Image.Resampling.BILINEAR))
+                yield resized
 
     def save(self, directory: Path | UPath) -> None:
         """Write the model and the encoding model, cut at the readout layer: what lies behind it predicts nothing.
@@ -86,6 +112,26 @@ class ResponsePredictor:
             WeightsError: files that are missing or damaged.
         """
         return cls(TunedModel.load(directory / "model"), load_encoder(directory / "encoder"), device)
+
+
+def _require_pixels(pictures: NDArray[Any]) -> NDArray[np.uint8]:
+    if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
+        raise DataError(
+            f"images are {pictures.dtype} {pictures.shape}; expected uint8 [n, height, width, 3] in RGB order"
+        )
+    return pictures
+
+
+def _opened(picture: Any) -> Image.Image:
+    """One picture of a list as an 8-bit RGB image."""
+    if isinstance(picture, np.ndarray):
+        return Image.fromarray(_require_pixels(picture[None])[0])
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    if not isinstance(picture, str | Path | UPath):
+        raise DataError(f"images hold a {type(picture).__name__}; expected file names, Pillow images or uint8 arrays")
+    place = UPath(picture)
+    return decode_image(read_bytes(place), place)
 
 
 def _load_pyfunc(data_path: str) -> ResponsePredictor:

@@ -64,7 +64,7 @@ class Target:
     @property
     def slug(self) -> str:
         """``subj01-lh-V1v``: the name in file paths and registries, where ``/`` and ``:`` have meanings."""
-        return self.name.replace("/", "-").replace(":", "_")
+        return slug_of(self.name)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON and Ray carry them."""
@@ -74,6 +74,11 @@ class Target:
     def from_dict(cls, values: Mapping[str, Any]) -> Target:
         """Inverse of `to_dict`."""
         return cls(values["dataset"], tuple(values["subjects"]), values["hemisphere"], values["roi"])
+
+
+def slug_of(name: str) -> str:
+    """`Target.slug` of the target that is called ``name``."""
+    return name.replace("/", "-").replace(":", "_")
 
 
 _NUMBERED = re.compile(r"\D*(\d[\d-]*)")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trainables.analyses import statistics
+from trainables.analyses import bootstrap, statistics
 from trainables.analyses.statistics import benjamini_hochberg, bootstrap_stimuli, compare_over, compare_paired
 from trainables.encoding.scores import pearson_r
 
@@ -164,8 +164,8 @@ def test_bootstrap_is_a_naive_loop_over_resamples(monkeypatch: pytest.MonkeyPatc
     assert found.mean_difference == pytest.approx(np.mean(pearson_r(a, measured) - pearson_r(b, measured)))
     assert (found.n_stimuli, found.n_voxels, found.n_resamples) == (40, 6, 60)
     assert (found.protocol, found.correction) == (PROTOCOL, "none")
-    monkeypatch.setattr(statistics, "_RESAMPLES_AT_A_TIME", 7)
-    monkeypatch.setattr(statistics, "_VOXELS_AT_A_TIME", 4)
+    monkeypatch.setattr(bootstrap, "_RESAMPLES_AT_A_TIME", 7)
+    monkeypatch.setattr(bootstrap, "_VOXELS_AT_A_TIME", 4)
     again = bootstrap_stimuli(a, b, measured, protocol=PROTOCOL, n_resamples=60, seed=3)
     assert again.interval == pytest.approx(found.interval, rel=1e-9), "whatever is held at a time"
 

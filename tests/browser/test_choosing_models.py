@@ -54,8 +54,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     maker = Maker(storage, Size(rois=("V1v", "EBA"))).everything()
     projection = Projection(maker.ledger, maker.places.artifacts_uri)
     projection.sync(ended=True)
-    for table in ("encoding", "classification"):
-        log_test_scores(projection, read_json(maker.places.evaluation_file(table))["rows"])
+    log_test_scores(projection, read_json(maker.places.evaluation_file("encoding"))["rows"])
+    trials = {f"{selected.key.target.slug}.{selected.method}": selected.trial for selected in maker.selection}
+    for images, table in read_json(maker.places.evaluation_file("classification"))["sets"].items():
+        rows = [row | {"set": images, "trial": trials[row["network"]]} for row in table["rows"] if row["target"]]
+        log_test_scores(projection, rows)
     predictor = UPath(storage / "predictor")
     predictor.mkdir()
     (predictor / "model.json").write_text("{}")

@@ -18,7 +18,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.networks import UNTUNED, networks_of
 from orchestrator.report.results import EVALUATIONS as REPORTED
 from orchestrator.report.results import Results, read_results
-from orchestrator.selection import read_selection
+from orchestrator.selected import read_selection
 from orchestrator.storage import SweepStorage
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.projection import Projection

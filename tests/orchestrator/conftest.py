@@ -15,7 +15,9 @@ from tests.orchestrator.plans import small_plan
 if TYPE_CHECKING:
     from orchestrator.report.parts import Section
     from orchestrator.report.results import Results
+    from orchestrator.storage import SweepStorage
     from tests.orchestrator.report_results import Maker
+    from trainables.data.algonauts import AlgonautsDataset
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +32,16 @@ def tracked_plan(tmp_path: Path, empty_database: Path) -> SweepPlan:
     """A plan whose tracking database exists and is empty."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return small_plan(tmp_path, methods=("contrastive", "untuned"), trials=3)
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, demo: AlgonautsDataset) -> SweepStorage:
+    """A sweep of one target whose two models, untuned and contrastive, are selected and registered."""
+    from tests.orchestrator.selected import saved_sweep
+
+    folder = tmp_path_factory.mktemp("saved")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    return saved_sweep(demo, folder)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from orchestrator.evaluation import table_head
 from orchestrator.launch import write_plan
 from orchestrator.ledger import Ledger
 from orchestrator.plan import StudyKey, SweepPlan
-from orchestrator.selection import Selected, choose
+from orchestrator.selected import Selected
+from orchestrator.selection import choose
 from orchestrator.storage import SweepStorage, write_json
 from tests.orchestrator.plans import CUTOFFS, open_ledger, small_plan, worker_details
 from trainables.target import Target

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from orchestrator.launch import write_plan
 from orchestrator.ledger import Ledger
 from orchestrator.plan import StudyKey
-from orchestrator.selection import choose
+from orchestrator.selection import choose, select
 from orchestrator.storage import SweepStorage, write_json
 from orchestrator.tracking.projection import Projection
+from tests.orchestrator.inline import InlineTasks
 from tests.orchestrator.plans import complete, open_ledger, small_plan
 from trainables.data.algonauts import AlgonautsDataset
 from trainables.data.responses import split_digest
@@ -29,8 +30,10 @@ TARGETS = tuple(
 )
 
 
-def selected_sweep(dataset: AlgonautsDataset, folder: Path) -> tuple[SweepStorage, Ledger]:
-    """One trial of the untuned network and one contrastive one for each of `TARGETS`, with random weights."""
+def selected_sweep(
+    dataset: AlgonautsDataset, folder: Path, targets: tuple[Target, ...] = TARGETS
+) -> tuple[SweepStorage, Ledger]:
+    """One trial of the untuned network and one contrastive one for each of ``targets``, with random weights."""
     storage = SweepStorage(str(folder), "small")
     storage.create()
     save_file(_state(0, LAYERS[1]), str(storage.weights_file))
@@ -38,7 +41,7 @@ def selected_sweep(dataset: AlgonautsDataset, folder: Path) -> tuple[SweepStorag
         Path(str(storage.root)),
         data=str(dataset.root),
         split_digest=split_digest(dataset),
-        targets=TARGETS,
+        targets=targets,
         roi_groups={"V1v": "early"},
         methods=("contrastive", "untuned"),
         trials=1,
@@ -64,8 +67,9 @@ def _win(storage: SweepStorage, ledger: Ledger, key: StudyKey, dataset: Algonaut
         place = storage.trial_dir(target, key.method, trial.trial.number)
         torch.manual_seed(seed)
         n_voxels = len(dataset.subject(target.subjects[0]).voxels(target.hemisphere, target.roi))
+        made = {"config": trial.config.to_dict()}
         head = ContrastiveHead(BACKBONES["alexnet"].readout_layers[layer], n_voxels)
-        TunedModel("alexnet", layer, key.method, layer, _state(seed, layer), head.state_dict()).save(place)
+        TunedModel("alexnet", layer, key.method, layer, _state(seed, layer), head.state_dict(), made).save(place)
         details["weights"] = str(place)
     complete(ledger, trial, {trial.config.epochs: 0.2}, **details)
 
@@ -81,3 +85,10 @@ def _state(seed: int, layer: str) -> dict[str, torch.Tensor]:
         else torch.zeros(like.shape)
         for name, like in shapes.items()
     }
+
+
+def saved_sweep(dataset: AlgonautsDataset, folder: Path) -> SweepStorage:
+    """As `selected_sweep`, of the first target alone, with its encoding models fitted, saved and registered."""
+    storage, ledger = selected_sweep(dataset, folder, TARGETS[:1])
+    select(ledger.plan.name, str(folder), InlineTasks())
+    return storage

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trainables.analyses.bootstrap import bootstrap_means
 from trainables.encoding.scores import pearson_r
 
 EXACT_UP_TO = 16
@@ -25,9 +25,6 @@ _CONFIDENCE = 0.95
 # Sums of differences that are this near, as a share of the largest sum, differ by rounding alone.
 _ROUNDING = 1e-12
 _SIGNS_AT_A_TIME = 1 << 22
-# Memory of the bootstrap: 10 arrays of 500 x 1024 doubles, and 500 draws of all stimuli.
-_RESAMPLES_AT_A_TIME = 500
-_VOXELS_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
@@ -188,66 +185,12 @@ def bootstrap_stimuli(
         ValueError: shapes that differ, fewer than two stimuli, no voxel, or values that are not finite.
     """
     a, b, y = (np.asarray(each) for each in (predicted_a, predicted_b, measured))
-    _require_bootstrap(a, b, y)
+    of_a, of_b = bootstrap_means((a, b), y, n_resamples, seed)
     difference = float((pearson_r(a, y) - pearson_r(b, y)).mean())
     n_stimuli, n_voxels = y.shape
-    generator = np.random.default_rng(seed)
-    resampled = np.zeros(n_resamples)
-    for start in range(0, n_resamples, _RESAMPLES_AT_A_TIME):
-        part = slice(start, min(start + _RESAMPLES_AT_A_TIME, n_resamples))
-        draws = generator.multinomial(n_stimuli, np.full(n_stimuli, 1 / n_stimuli), size=part.stop - start)
-        times = draws.astype(np.float64)
-        for first in range(0, n_voxels, _VOXELS_AT_A_TIME):
-            voxels = slice(first, first + _VOXELS_AT_A_TIME)
-            of_a, of_b = _resampled_r(times, (a[:, voxels], b[:, voxels]), y[:, voxels])
-            resampled[part] += (of_a - of_b).sum(axis=1) / n_voxels
+    resampled = of_a - of_b
     low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     return BootstrapInterval(difference, (float(low), float(high)), n_stimuli, n_voxels, n_resamples, protocol)
-
-
-def _require_bootstrap(a: NDArray[Any], b: NDArray[Any], y: NDArray[Any]) -> None:
-    if y.ndim != 2 or not a.shape == b.shape == y.shape or len(y) < 2 or y.shape[1] == 0:
-        raise ValueError(
-            f"predictions have shapes {a.shape} and {b.shape} and measured {y.shape}; expected one shape [n_stimuli, "
-            "n_voxels] with two stimuli and one voxel at least"
-        )
-    for name, values in (("predicted_a", a), ("predicted_b", b), ("measured", y)):
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name} holds NaN or infinite values; leave out voxels without data, in all three")
-
-
-def _resampled_r(
-    times: NDArray[np.float64], predictions: tuple[NDArray[Any], NDArray[Any]], measured: NDArray[Any]
-) -> list[NDArray[np.float64]]:
-    """Pearson r of both predictions in every resample, ``[n_resamples, n_voxels]`` each.
-
-    Args:
-        times: how often each stimulus was drawn, ``[n_resamples, n_stimuli]``.
-        predictions: ``[n_stimuli, n_voxels]`` each.
-        measured: ``[n_stimuli, n_voxels]``.
-    """
-    n = times.shape[1]
-    y = _unit_spread(measured)
-    y_mean, y_variance = times @ y / n, times @ y**2 / n
-    y_variance -= y_mean**2
-    correlations = []
-    for predicted in predictions:
-        x = _unit_spread(predicted)
-        x_mean = times @ x / n
-        x_variance = times @ x**2 / n - x_mean**2
-        covariance = times @ (x * y) / n - x_mean * y_mean
-        varies = (x_variance > _ROUNDING) & (y_variance > _ROUNDING)
-        scale = np.sqrt(np.where(varies, x_variance * y_variance, 1.0))
-        correlations.append(np.where(varies, np.clip(covariance / scale, -1.0, 1.0), 0.0))
-    return correlations
-
-
-def _unit_spread(columns: NDArray[Any]) -> NDArray[np.float64]:
-    """Columns with mean 0 and variance 1, so that sums of squares keep their digits; constant ones become 0."""
-    wide = np.asarray(columns, dtype=np.float64)
-    mean, spread = wide.mean(axis=0), wide.std(axis=0)
-    constant = spread <= _ROUNDING * np.abs(mean)
-    return np.asarray(np.where(constant, 0.0, (wide - mean) / np.where(constant, 1.0, spread)))
 
 
 def _differences(scores_a: ArrayLike, scores_b: ArrayLike) -> NDArray[np.float64]:
