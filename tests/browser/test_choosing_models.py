@@ -44,6 +44,7 @@ localStorage.setItem('_mlflow_model_registry_promo_modal_dismissed_v1', 'true');
 """
 """What the UI remembers of a person who has closed its greetings."""
 NAMES = ".ag-pinned-left-cols-container .ag-row[row-index='{}']"
+CARD = "[data-testid='experiment-view-compare-runs-card']"
 CELLS = ".ag-center-cols-container .ag-row[row-index='{}'] .ag-cell"
 
 
@@ -170,9 +171,11 @@ def test_best_v1_model_is_the_first_line_of_its_view(sweep: Maker, context: Brow
 def test_charts_are_those_of_the_view_and_no_others(
     context: BrowserContext, address: str, key: str, drawn: int, words: tuple[str, ...]
 ) -> None:
-    page = opened(context, view(address, key, chart=True), ".js-plotly-plot .main-svg")
-    page.get_by_text(f"Charts ({drawn})").wait_for()
-    text = page.locator("body").inner_text() + " ".join(page.locator(".js-plotly-plot text").all_text_contents())
+    page = opened(context, view(address, key, chart=True), CARD)
+    page.wait_for_function(f'document.querySelectorAll("{CARD} svg, {CARD} canvas").length >= {drawn}')
+    page.wait_for_timeout(3000)  # whatever else the UI would add
+    assert page.locator(CARD).count() == drawn
+    text = " ".join(page.locator(CARD).all_text_contents())
     assert [word for word in words if word not in text] == []
     photographed(page, key)
 
