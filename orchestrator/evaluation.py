@@ -19,11 +19,13 @@ from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger
 from orchestrator.networks import UNTUNED, Network, network_name, networks_of, places_of, subjects_of
 from orchestrator.plan import SweepPlan
+from orchestrator.registry_cards import update_cards
 from orchestrator.salience_evaluation import salience_of_networks
 from orchestrator.selected import Selected, read_selection
 from orchestrator.storage import SweepStorage, write_arrays, write_json
 from orchestrator.tasks import TaskRunner
 from orchestrator.tracking.projection import Projection
+from orchestrator.tracking.registry import Registry
 from orchestrator.tracking.scores import log_test_scores
 from orchestrator.tracking.views import publish_views
 from orchestrator.transfer_evaluation import external_keys, former_external_rows, transfer_keys, transfer_rows
@@ -93,6 +95,7 @@ def _evaluate(
     for evaluation in options.evaluations:
         for rows in _further(evaluation, storage, ledger.plan, networks, cells, tasks, options, head):
             log_test_scores(projection, rows)
+    update_cards(storage, Registry(projection))
     publish_views(projection.client, projection.experiment_id, ledger.plan)
     return result
 

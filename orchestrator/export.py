@@ -67,9 +67,7 @@ def export_model(target: str, directory: Path, name: str, method: str | None, st
     saved = find_model(places, target, method)
     predictor = ResponsePredictor.load(saved.directory, "cpu")
     plan = SweepPlan.from_dict(read_json(places.plan_file))
-    about = _about(places, plan, saved, predictor)
-    voxels, simulated, missing = _voxels(plan, saved, about["n_voxels"])
-    about |= {"voxel_numbers_missing": missing, "simulated_responses": simulated}
+    about, voxels = _described(places, plan, saved, predictor)
     whole = directory.absolute()
     unfinished = whole.with_name(f".{whole.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -82,6 +80,24 @@ def export_model(target: str, directory: Path, name: str, method: str | None, st
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return about
+
+
+def describe(places: SweepStorage, plan: SweepPlan, saved: SavedModel) -> dict[str, Any]:
+    """What a card says of a selected model.
+
+    Raises:
+        WeightsError: files of the model that are missing or damaged.
+    """
+    return _described(places, plan, saved, ResponsePredictor.load(saved.directory, "cpu"))[0]
+
+
+def _described(
+    places: SweepStorage, plan: SweepPlan, saved: SavedModel, predictor: ResponsePredictor
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """What the card says, and the numbers of the voxels."""
+    about = _about(places, plan, saved, predictor)
+    voxels, simulated, missing = _voxels(plan, saved, about["n_voxels"])
+    return about | {"voxel_numbers_missing": missing, "simulated_responses": simulated}, voxels
 
 
 def _require_free(directory: Path) -> None:

@@ -22,13 +22,18 @@ SHOWN = {
 CONTRASTIVE_ALONE = ("objective", "temperature")
 
 
-def model_card(about: About) -> str:
-    """Markdown with everything that a reader without this project needs."""
+def model_card(about: About, use: str | None = None) -> str:
+    """Markdown with everything that a reader without this project needs.
+
+    Args:
+        about: the model.
+        use: the section on how it is loaded; None for that of the exported folder.
+    """
     side = {"lh": "left", "rh": "right"}[about["hemisphere"]]
     sections = [
         f"# {about['roi']}, {side} hemisphere, {about['subject']} ({about['dataset']})",
         _purpose(about),
-        _use(about),
+        use or _use(about),
         "## Where it comes from\n\n" + _table(_origin(about)),
         "## What it is worth\n\n" + _table(_scores(about)) + "\n\n" + _explained(about),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(about)),

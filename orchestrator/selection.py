@@ -15,11 +15,13 @@ from orchestrator.confirmation import typical
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import StudyKey
+from orchestrator.registry_cards import write_cards
 from orchestrator.selected import Selected
 from orchestrator.storage import SweepStorage, write_json
 from orchestrator.tasks import TaskRunner
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.registry import Registry
+from orchestrator.tracking.views import publish_views
 from trainables.data.splits import NESTED
 from trainables.errors import StorageError
 from trainables.target import Target
@@ -95,6 +97,18 @@ def choose(ledger: Ledger) -> list[Selected]:
     return chosen
 
 
+def challengers(chosen: list[Selected]) -> set[str]:
+    """Trials that are second to their target's champion, by validation score."""
+    second: dict[Target, Selected] = {}
+    crowned = {selected.key.target for selected in chosen if selected.champion}
+    for selected in chosen:
+        target = selected.key.target
+        best_yet = second.get(target)
+        if target in crowned and not selected.champion and (best_yet is None or selected.val_r > best_yet.val_r):
+            second[target] = selected
+    return {selected.trial for selected in second.values()}
+
+
 def _winner(ledger: Ledger, key: StudyKey) -> tuple[TrialRecord, float] | None:
     """A study's trial to take, and the validation r to go by."""
     if ledger.plan.candidates:
@@ -125,10 +139,11 @@ def select(name: str, storage_uri: str, tasks: TaskRunner) -> list[dict[str, Any
                     f"registered {registry.model_name(selected.key.target)}: {selected.method} ({selected.trial})",
                     soft_wrap=True,
                 )
+    second = challengers(chosen)
     for model in models:
         selected = model.selected
         former = registry.champion_of_another_sweep(selected.key.target) if selected.champion else None
-        registry.point(selected.key, selected.trial, selected.champion)
+        registry.point(selected.key, selected.trial, selected.champion, selected.trial in second)
         if former and not tasks.quiet:  # models are named by their target, whichever sweep they come from
             name = registry.model_name(selected.key.target)
             tasks.console.print(
@@ -136,6 +151,8 @@ def select(name: str, storage_uri: str, tasks: TaskRunner) -> list[dict[str, Any
                 soft_wrap=True,
             )
     write_json(storage.selection_file, [asdict(selected) for selected in chosen])
+    write_cards(storage, ledger.plan, registry, [(model.selected.key.target, model.winner.method) for model in todo])
+    publish_views(registry.client, registry.projection.experiment_id, ledger.plan)
     if not tasks.quiet:
         champions = sum(model.selected.champion for model in models)
         how = " by validation score" if ledger.plan.protocol == NESTED else ", the one trial of each study"

@@ -26,6 +26,7 @@ from orchestrator.report.voxels import voxels_section
 from orchestrator.storage import write_whole
 from orchestrator.tracking.figures import log_figures
 from orchestrator.tracking.projection import Projection
+from orchestrator.tracking.views import publish_views
 from trainables.errors import StorageError
 
 SECTIONS: tuple[Callable[[Results], Section], ...] = (
@@ -55,10 +56,13 @@ def write_report(name: str, storage_uri: str, console: Console) -> UPath:
     results = read_results(name, storage_uri)
     sections = make_sections(results)
     path = results.storage.root / "report.html"
-    write_whole(path, render(results, sections, datetime.now(UTC)).encode())
+    page = render(results, sections, datetime.now(UTC))
+    write_whole(path, page.encode())
     figures = {picture.name: picture.png for section in sections for picture in section.all_pictures}
     try:
-        log_figures(Projection(results.ledger, results.storage.artifacts_uri), figures)
+        projection = Projection(results.ledger, results.storage.artifacts_uri)
+        log_figures(projection, figures, page)
+        publish_views(projection.client, projection.experiment_id, results.ledger.plan)
     except StorageError as error:
         console.print(f"[yellow]The figures are not in MLflow:[/] {error}", soft_wrap=True)
     return path

@@ -15,14 +15,16 @@ from orchestrator.tracking.projection import Projection
 
 FOLDER = "figures"
 KIND = "report"
+PAGE = "report.html"
 
 
-def log_figures(projection: Projection, figures: Mapping[str, bytes]) -> str:
+def log_figures(projection: Projection, figures: Mapping[str, bytes], page: str = "") -> str:
     """Make ``figures`` the figures of the sweep's report, in place of those of a former one.
 
     Args:
         projection: of the sweep.
         figures: PNG files by name without ``.png``.
+        page: the report itself, HTML.
 
     Returns:
         Id of the run, which has the tag ``kind`` = ``report`` and is the same every time.
@@ -45,5 +47,7 @@ def log_figures(projection: Projection, figures: Mapping[str, bytes]) -> str:
             for name, png in figures.items():
                 (Path(folder) / f"{name}.png").write_bytes(png)
             client.log_artifacts(run_id, folder, FOLDER)
+        if page:
+            client.log_text(run_id, page, PAGE)
         client.set_terminated(run_id)
     return run_id

@@ -5,6 +5,7 @@ The alias ``champion`` points at the best method of its target by validation sco
 
 from __future__ import annotations
 
+import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import mlflow.pyfunc
 import numpy as np
+from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
@@ -26,7 +28,7 @@ from trainables.errors import StorageError
 from trainables.remote import read_whole
 from trainables.target import Target
 
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 REQUIREMENTS = ("torch", "torchvision", "numpy", "safetensors", "pillow", "universal-pathlib")
 SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
@@ -51,8 +53,11 @@ class Registry:
         return self._version(key, trial) is not None
 
     def _version(self, key: StudyKey, trial: str) -> str | None:
+        return self._version_of(key.target, trial)
+
+    def _version_of(self, target: Target, trial: str) -> str | None:
         with tracking_errors(self.plan.tracking_uri):
-            versions = self.client.search_model_versions(f"name='{self.model_name(key.target)}'")
+            versions = self.client.search_model_versions(f"name='{self.model_name(target)}'")
         wanted = {"sweep.trial": trial, "sweep.id": self.plan.sweep_id}
         for version in versions:
             if wanted.items() <= version.tags.items() and version.status == "READY":
@@ -87,6 +92,17 @@ class Registry:
             source = f"{run.info.artifact_uri}/{artifact}"
             self.client.create_model_version(name, source=source, run_id=run_id, tags=tags)
             self.client.set_tag(run_id, "selected", "true")
+            self.client.log_inputs(run_id, [self._dataset(key)])
+
+    def _dataset(self, key: StudyKey) -> DatasetInput:
+        """What the trial was tuned and chosen on, as MLflow's own notion of a data set: the split is its digest."""
+        what = Dataset(
+            name=f"{self.plan.dataset}.{key.target.slug}",
+            digest=self.plan.split_digest,
+            source_type="local" if "://" not in self.plan.data else self.plan.data.partition("://")[0],
+            source=json.dumps({"uri": self.plan.data}),
+        )
+        return DatasetInput(what, [InputTag("mlflow.data.context", "training")])
 
     def _ensure_model(self, name: str, key: StudyKey) -> None:
         try:
@@ -103,6 +119,18 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
+    def describe(self, target: Target, trial: str, card: str) -> None:
+        """Make ``card`` (Markdown) the description of the trial's version.
+
+        Raises:
+            StorageError: MLflow does not know the version, or cannot be written.
+        """
+        version = self._version_of(target, trial)
+        if version is None:
+            raise StorageError(f"the registry lost {trial}; run `sweep.py select {self.plan.name}` again")
+        with tracking_errors(self.plan.tracking_uri):
+            self.client.update_model_version(self.model_name(target), version, card)
+
     def champion_of_another_sweep(self, target: Target) -> str | None:
         """Whose model the alias ``champion`` means so far, if it is not this sweep's: its name and score."""
         with tracking_errors(self.plan.tracking_uri):
@@ -117,14 +145,16 @@ class Registry:
             f"version {aliases[CHAMPION]}, of sweep {tags.get('sweep.name', '?')} with val r {tags.get('val_r', '?')}"
         )
 
-    def point(self, key: StudyKey, trial: str, champion: bool) -> None:
-        """Point the method's alias, and ``champion`` for the best method, at ``trial``'s version."""
+    def point(self, key: StudyKey, trial: str, champion: bool, challenger: bool = False) -> None:
+        """Point the method's alias at ``trial``'s version; ``champion`` for the target's best method, ``challenger``
+        for its second best.
+        """
         version = self._version(key, trial)
         if version is None:
             raise StorageError(f"the registry lost {trial}; run `sweep.py select {self.plan.name}` again")
         name = self.model_name(key.target)
         with tracking_errors(self.plan.tracking_uri):
-            for alias in (key.method, *([CHAMPION] if champion else [])):
+            for alias in (key.method, *([CHAMPION] if champion else []), *([CHALLENGER] if challenger else [])):
                 self.client.set_registered_model_alias(name, alias, version)
         if champion:
             self._crown(key.target, trial)

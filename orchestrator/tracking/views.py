@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 from orchestrator.plan import SweepPlan
 from orchestrator.tracking.client import connect, tracking_errors
+from orchestrator.tracking.figures import FOLDER, KIND, PAGE
 from orchestrator.tracking.projection import Projection
 from trainables.errors import ConfigError
 
@@ -32,10 +33,11 @@ BEST_TRIALS = "tags.best = 'true'"
 
 R, TEST_R = "metrics.`val/encoding_r`", "metrics.`test/encoding_r`"
 RUN_NAME, CREATED, DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"
-FIXED_WIDTHS = {RUN_NAME: 250, CREATED: 50, DURATION: 70}
+FIXED_WIDTHS = {RUN_NAME: 235, CREATED: 45, DURATION: 70}
 """Columns that the UI always shows; they can be narrow."""
 PARAMETERS = [f"params.`{name}`" for name in ("temperature", "layer_cutoff", "learning_rate")]
 PLACES = [f"tags.`{name}`" for name in ("subject", "hemisphere", "roi", "method")]
+WIDTHS = {"tags.`subject`": 75, "tags.`hemisphere`": 65, "tags.`roi`": 70}
 READOUT = "tags.`readout_layer`"
 RUNS_IN_A_CHART = 100
 LIVE_METRICS = ("val/encoding_r", "val/encoding_r_of_epoch", "train/loss", "train/images_per_second")
@@ -129,7 +131,9 @@ def publish_views(client: MlflowClient, experiment_id: str, plan: SweepPlan) -> 
             value = view.packed(place)
             if there.get(view.tag) != value:
                 client.set_experiment_tag(experiment_id, view.tag, value)
-        description = _description(plan, experiment_id, views)
+        report = client.search_runs([experiment_id], f"tags.kind = '{KIND}'", max_results=1)
+        run_id = report[0].info.run_id if report else ""
+        description = _description(plan, experiment_id, views, run_id)
         if there.get(NOTE) != description:
             client.set_experiment_tag(experiment_id, NOTE, description)
     return views
@@ -167,10 +171,13 @@ def _encoding_and_classification(known: Sequence[str]) -> tuple[str, str] | None
     return (measured[0], "test/encoding_r") if measured and "test/encoding_r" in known else None
 
 
-def _description(plan: SweepPlan, experiment_id: str, views: Sequence[View]) -> str:
+def _description(plan: SweepPlan, experiment_id: str, views: Sequence[View], report: str) -> str:
     """Markdown. The UI shows its first line until somebody opens the rest, so that is the links."""
     links = [f"[{view.name}]({view.link(experiment_id)})" for view in views]
     main = [link for link, view in zip(links, views, strict=True) if not view.name.startswith("All trials of")]
+    if report:
+        place = f"#/experiments/{experiment_id}/runs/{report}/artifacts"
+        main += [f"[Report]({place}/{PAGE})", f"[Figures]({place}/{FOLDER})"]
     rois = [f"[{v.key}]({v.link(experiment_id)})" for v in views if v.name.startswith("All trials of")]
     what = (
         f"Sweep **{plan.name}** of {plan.dataset}: {len(plan.targets)} targets, {', '.join(plan.methods)}; "
@@ -196,7 +203,7 @@ def _table(search: str, columns: Sequence[str]) -> dict[str, Any]:
         "datasetsFilter": [],
         "selectedColumns": list(columns),
         "columnOrder": [RUN_NAME, CREATED, *columns, DURATION],
-        "columnWidths": {**FIXED_WIDTHS, **dict.fromkeys(columns, 95)},
+        "columnWidths": {**FIXED_WIDTHS, **{column: WIDTHS.get(column, 90) for column in columns}},
         "groupBy": None,
         "runListHidden": False,
         "viewMaximized": False,
