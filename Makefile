@@ -21,10 +21,13 @@ STAMP := .venv/.installed
 LOG := .venv/install.log
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off -c constraints.txt -e '.[dev]'
 
+# What people import: own search spaces, and models in Python.
+REFERENCE := orchestrator.models orchestrator.estimators search_spaces trainables.target trainables.config trainables.predictor
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help sweep test test-all check audit format ui environment data
+.PHONY: help sweep test test-all check audit format ui docs environment data
 
 help:
 	@echo 'make sweep    a small real sweep on the demo set: environment, data, tuning, leaderboard'
@@ -35,6 +38,7 @@ help:
 	@echo 'make audit    known holes of the pinned packages (asks a database on the network)'
 	@echo 'make format   mends format and simple rules'
 	@echo 'make ui       MLflow UI on the results'
+	@echo 'make docs     reference of the Python interface, in build/reference'
 	@echo
 	@echo 'PYTHON=$(PYTHON) makes the environment in .venv; it must be 3.11 or newer.'
 
@@ -80,6 +84,10 @@ format: environment
 
 ui: environment
 	@$(BIN)/python sweep.py ui --storage '$(STORAGE)' $(ARGS)
+
+docs: environment
+	@$(BIN)/python -m pdoc -o build/reference $(REFERENCE)
+	@echo 'build/reference/index.html'
 
 environment: $(STAMP)
 	@echo '$(STEP)environment: ready in .venv'

@@ -14,8 +14,16 @@ import sys
 from functools import partial
 from typing import Any
 
-import click
-from rich.console import Console
+if sys.version_info < (3, 11):  # noqa: UP036 - who has an older one is told
+    sys.exit(f"Error: this is Python {sys.version.split()[0]}; expected 3.11 or newer, such as that of .venv")
+try:
+    import click
+    from rich.console import Console
+except ImportError as error:
+    sys.exit(
+        f"Error: {sys.executable} lacks the package {error.name}; run it by .venv/bin/python, which `make environment` "
+        "makes, or install this project there"
+    )
 
 from orchestrator.data_commands import data
 from orchestrator.keeping_commands import KEEPING
@@ -114,21 +122,6 @@ def status(name: str, storage: str, as_json: bool) -> None:
     from orchestrator.printing import print_status
 
     print_status(name, storage, as_json)
-
-
-@cli.command(name="list")
-@click.option("--archived", is_flag=True, help="Those that were put away.")
-@storage_option
-@json_option
-def list_sweeps(archived: bool, storage: str, as_json: bool) -> None:
-    """The sweeps in a storage."""
-    from orchestrator.storage import sweep_names
-
-    names = sweep_names(storage, archived)
-    if as_json:
-        click.echo(json.dumps(names))
-    else:
-        click.echo("\n".join(names) or f"no sweep in {storage} yet; `sweep.py run --data DIR --name NAME` makes one")
 
 
 @cli.command()

@@ -116,4 +116,19 @@ def export(target: str, directory: Path, name: str, method: str | None, storage:
     export_and_print(target, directory, name, method, storage, as_json)
 
 
-KEEPING = (compare, export, rename, archive, delete, completion)
+@click.command(name="list")
+@click.option("--archived", is_flag=True, help="Those that were put away.")
+@storage_option
+@json_option
+def list_sweeps(archived: bool, storage: str, as_json: bool) -> None:
+    """The sweeps in a storage."""
+    from orchestrator.storage import sweep_names
+
+    names = sweep_names(storage, archived)
+    if as_json:
+        click.echo(json.dumps(names))
+    else:
+        click.echo("\n".join(names) or f"no sweep in {storage} yet; `sweep.py run --data DIR --name NAME` makes one")
+
+
+KEEPING = (list_sweeps, compare, export, rename, archive, delete, completion)
