@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import optuna
-from mlflow import MlflowClient
-from mlflow.entities import Experiment, ViewType
 from upath import UPath
 
 from orchestrator.driver import sole_driver
@@ -18,7 +16,7 @@ from orchestrator.ledger_storage import ledger_errors, open_storage
 from orchestrator.plan import SweepPlan
 from orchestrator.selected import read_selection
 from orchestrator.storage import SweepStorage, storage_errors, write_json
-from orchestrator.tracking.client import connect, tracking_errors
+from orchestrator.tracking.keeping import KeptExperiment
 from trainables.errors import ConfigError
 
 ARTIFACTS = "artifacts"
@@ -42,11 +40,8 @@ def rename(old: str, new: str, storage_uri: str) -> None:
         StorageError: there is no such sweep, somebody runs it, or MLflow is away.
     """
     source, target = SweepStorage(storage_uri, old), SweepStorage(storage_uri, new)
-    with _held(source) as (plan, client):
-        with tracking_errors(plan.tracking_uri):
-            taken = client.get_experiment_by_name(new)
-            experiment = _experiment(client, plan)
-        if taken is not None or target.plan_file.exists():
+    with _held(source) as (plan, experiment):
+        if experiment.is_taken(new) or target.plan_file.exists():
             raise ConfigError(f"sweep {old} cannot be called {new!r}, there is one of that name; choose another")
         renamed = replace(plan, name=new, ledger_name=plan.ledger_name or old)
         target.create()
@@ -56,10 +51,7 @@ def rename(old: str, new: str, storage_uri: str) -> None:
         write_plan(target, _with_moved_ledger(renamed, source, target))
         with storage_errors(source.plan_file, "delete"):
             source.plan_file.unlink()
-        if experiment is not None:
-            with tracking_errors(plan.tracking_uri):
-                client.rename_experiment(experiment.experiment_id, new)
-                client.set_experiment_tag(experiment.experiment_id, "sweep.name", new)
+        experiment.rename(new)
 
 
 def archive(name: str, storage_uri: str) -> Freed:
@@ -71,7 +63,7 @@ def archive(name: str, storage_uri: str) -> Freed:
         StorageError: there is no such sweep, somebody runs it, or MLflow is away.
     """
     places = SweepStorage(storage_uri, name)
-    with _held(places) as (plan, client):
+    with _held(places) as (plan, experiment):
         selected = read_selection(places) if places.selection_file.exists() else []
         keep = {places.trial_dir(s.key.target, s.method, s.number).path for s in selected}
         freed = 0
@@ -82,9 +74,7 @@ def archive(name: str, storage_uri: str) -> Freed:
                     freed += _delete(place)
         freed += _delete(places.snapshots_dir) + _delete(places.root / "scratch")
         write_json(places.archived_file, {"freed_bytes": freed})
-        with tracking_errors(plan.tracking_uri):
-            if (experiment := _experiment(client, plan)) and experiment.lifecycle_stage == "active":
-                client.delete_experiment(experiment.experiment_id)
+        experiment.hide()
     return Freed(freed)
 
 
@@ -95,10 +85,8 @@ def unarchive(name: str, storage_uri: str) -> None:
         StorageError: there is no such sweep, somebody runs it, or MLflow is away.
     """
     places = SweepStorage(storage_uri, name)
-    with _held(places) as (plan, client):
-        with tracking_errors(plan.tracking_uri):
-            if (experiment := _experiment(client, plan)) and experiment.lifecycle_stage != "active":
-                client.restore_experiment(experiment.experiment_id)
+    with _held(places) as (_, experiment):
+        experiment.show()
         with storage_errors(places.archived_file, "delete"):
             places.archived_file.unlink(missing_ok=True)
 
@@ -110,18 +98,14 @@ def delete(name: str, storage_uri: str) -> Freed:
         StorageError: there is no such sweep, somebody runs it, or MLflow is away.
     """
     places = SweepStorage(storage_uri, name)
-    with _held(places) as (plan, client):
-        models = _delete_models(client, plan)
+    with _held(places) as (plan, experiment):
+        models = experiment.remove_models()
         freed = 0
-        with tracking_errors(plan.tracking_uri):
-            if experiment := _experiment(client, plan):
-                own = UPath(experiment.artifact_location)
-                if own.name == ARTIFACTS and own.path.startswith(places.base.path):
-                    freed += _delete(own)
-                # MLflow keeps the name of a deleted experiment until `mlflow gc`.
-                client.rename_experiment(experiment.experiment_id, f"{name} (deleted {plan.sweep_id})")
-                if experiment.lifecycle_stage == "active":
-                    client.delete_experiment(experiment.experiment_id)
+        if experiment.artifacts is not None:
+            own = UPath(experiment.artifacts)
+            if own.name == ARTIFACTS and own.path.startswith(places.base.path):
+                freed += _delete(own)
+        experiment.remove()
         _delete_studies(plan)
         with storage_errors(places.root, "delete"):
             places.plan_file.unlink()  # first: what is left of a deletion that fails is no sweep
@@ -133,31 +117,15 @@ def delete(name: str, storage_uri: str) -> Freed:
 
 
 @contextmanager
-def _held(places: SweepStorage) -> Iterator[tuple[SweepPlan, MlflowClient]]:
+def _held(places: SweepStorage) -> Iterator[tuple[SweepPlan, KeptExperiment]]:
     """A sweep that nobody runs meanwhile."""
     plan = load_plan(places)
     with sole_driver(places.driver_lock, plan.ledger, plan.sweep_id):
-        yield plan, connect(plan.tracking_uri)
-
-
-def _experiment(client: MlflowClient, plan: SweepPlan) -> Experiment | None:
-    found = client.search_experiments(ViewType.ALL, filter_string=f"tags.`sweep.id` = '{plan.sweep_id}'")
-    return found[0] if found else None
+        yield plan, KeptExperiment(plan)
 
 
 def _with_moved_ledger(plan: SweepPlan, source: SweepStorage, target: SweepStorage) -> SweepPlan:
     return replace(plan, ledger=str(target.journal_file)) if plan.ledger == str(source.journal_file) else plan
-
-
-def _delete_models(client: MlflowClient, plan: SweepPlan) -> list[str]:
-    gone = []
-    with tracking_errors(plan.tracking_uri):
-        for version in client.search_model_versions(f"tags.`sweep.id` = '{plan.sweep_id}'"):
-            client.delete_model_version(version.name, version.version)
-            gone.append(f"{version.name} version {version.version}")
-            if not client.search_model_versions(f"name = '{version.name}'"):
-                client.delete_registered_model(version.name)
-    return gone
 
 
 def _delete_studies(plan: SweepPlan) -> None:
