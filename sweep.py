@@ -253,7 +253,8 @@ def doctor(as_json: bool, **options: Any) -> None:
 )
 @option("--view", default="best", show_default=True, help="best, search, classification, curves, or an ROI: V1v.")
 @storage_option
-def ui(name: str | None, port: int, tracking_uri: str | None, view: str, storage: str) -> None:
+@json_option
+def ui(name: str | None, port: int, tracking_uri: str | None, view: str, storage: str, as_json: bool) -> None:
     """Start the MLflow UI on this machine and say where to look.
 
     \b
@@ -263,7 +264,7 @@ def ui(name: str | None, port: int, tracking_uri: str | None, view: str, storage
     """  # noqa: D301 - click wants the character itself
     from orchestrator.ui import serve
 
-    serve(name, storage, tracking_uri, port, view, Console())
+    serve(name, storage, tracking_uri, port, view, as_json)
 
 
 for command in (data, *KEEPING):

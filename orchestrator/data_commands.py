@@ -30,8 +30,9 @@ def check(directory: str, as_json: bool) -> None:
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--subjects", type=click.IntRange(1, 8), default=3, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-def demo(directory: Path, subjects: int, seed: int) -> None:
+@json_option
+def demo(directory: Path, subjects: int, seed: int, as_json: bool) -> None:
     """Make the demo data set: simulated responses with a known truth, in the Algonauts layout."""
     from orchestrator.data_report import make_demo_and_print
 
-    make_demo_and_print(directory, subjects, seed, Console())
+    make_demo_and_print(directory, subjects, seed, as_json, Console(stderr=as_json))

@@ -49,7 +49,7 @@ def _print_report(report: CheckReport, console: Console) -> None:
     console.print(f"{len(report.subjects)} subjects, {errors} errors, {warnings} warnings: {verdict}.")
 
 
-def make_demo_and_print(directory: Path, subjects: int, seed: int, console: Console) -> None:
+def make_demo_and_print(directory: Path, subjects: int, seed: int, as_json: bool, console: Console) -> None:
     """Make the demo set and say what to do with it.
 
     Raises:
@@ -64,6 +64,9 @@ def make_demo_and_print(directory: Path, subjects: int, seed: int, console: Cons
             seed=seed,
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
+    if as_json:
+        print(json.dumps({"directory": str(root), "subjects": subjects, "seed": seed}))
+        return
     console.print(
         f"Demo set in {root}: {subjects} subjects with simulated responses to photographs; their noise ceilings and "
         f"best achievable scores are in truth.npz.\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -28,13 +29,14 @@ PORTS_TRIED = 20
 ALL_EXPERIMENTS = "#/experiments?workflowType=machine_learning"
 
 
-def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: int, view: str, console: Console) -> None:
+def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: int, view: str, as_json: bool) -> None:
     """Run an MLflow server on loopback until Ctrl-C, and say where a sweep's view is.
 
     Raises:
         ConfigError: no free port near ``port``, or no such view.
         StorageError: no such sweep, or the server does not start.
     """
+    console = Console(stderr=as_json)
     storage = SweepStorage(storage_uri, name or "all")
     _, tracking_uri = without_passwords(None, tracking_uri)
     experiment = ""
@@ -46,7 +48,8 @@ def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: in
         experiment = view_link(replace(ledger.plan, tracking_uri=tracking_uri), view)
     uri = tracking_uri or storage.default_tracking_uri
     if uri.startswith(("http://", "https://")):
-        console.print(f"The tracking server is at {uri}{experiment}", soft_wrap=True)
+        link = f"{uri.rstrip('/')}/{experiment or ALL_EXPERIMENTS}"
+        print(json.dumps({"link": link})) if as_json else console.print(f"Open  {link}", soft_wrap=True)
         return
     free = free_port(port)
     # One worker process and no job runners: a single person looks, and each of them takes half a gigabyte.
@@ -57,14 +60,19 @@ def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: in
     console.print(f"Starting the MLflow UI on {uri} …", soft_wrap=True)
     with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill and stop the server
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=settings)
-        _watch(server, log, address, f"{address}/{experiment or ALL_EXPERIMENTS}", console)
+        _watch(server, log, address, f"{address}/{experiment or ALL_EXPERIMENTS}", console, as_json)
 
 
-def _watch(server: subprocess.Popen[bytes], log: IO[str], address: str, link: str, console: Console) -> None:
+def _watch(
+    server: subprocess.Popen[bytes], log: IO[str], address: str, link: str, console: Console, as_json: bool
+) -> None:
     try:
         wait_until_up(server, log, address)
-        console.print(f"Open  {link}", soft_wrap=True)
-        console.print("Ctrl-C ends it.")
+        if as_json:
+            print(json.dumps({"link": link}), flush=True)
+        else:
+            console.print(f"Open  {link}", soft_wrap=True)
+            console.print("Ctrl-C ends it.")
         server.wait()
     except KeyboardInterrupt:
         console.print("The MLflow UI has ended.")
