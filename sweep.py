@@ -73,7 +73,14 @@ def cli() -> None:
 @cli.command()
 @run_options
 def run(as_json: bool, dry_run: bool, machine: str | None, throughput: float | None, **options: Any) -> None:
-    """Run a sweep, or the rest of one; more trials, targets or methods are added to one that exists."""
+    """Run a sweep, or the rest of one; more trials, targets or methods are added to one that exists.
+
+    \b
+    sweep.py run --data demo-data --space smoke --name demo                 a few small trials
+    sweep.py run --data DIR --name nsd --subjects 1-8 --rois early,EBA      all subjects, some ROIs
+    sweep.py run --data DIR --name nsd --subjects 1-8 --rois early --trials 40    more trials for all of them
+    sweep.py run --data DIR --name nsd --dry-run                            what it would compute and cost
+    """  # noqa: D301 - click wants the character itself
     from orchestrator.conclusion import run_to_the_end
     from orchestrator.launch import run as launch
     from orchestrator.planning import SweepOptions
