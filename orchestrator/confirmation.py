@@ -19,10 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from orchestrator.hints import command
+from orchestrator.conclusion import STUDIES_WITHOUT_SCORE
+from orchestrator.hints import command, joined
 from orchestrator.launch import Outcome, execute, load_plan, make_sweep, open_sweep
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.node_watch import INTERRUPTED
+from orchestrator.passwords import without_password
 from orchestrator.plan import StudyKey, SweepPlan, plain
 from orchestrator.storage import SweepStorage
 from trainables.data.splits import NESTED
@@ -80,16 +82,24 @@ def confirming_plan(ledger: Ledger, storage: SweepStorage, seeds: int, candidate
     plan = ledger.plan
     if seeds < LEAST_SEEDS or candidates < 1:
         raise ConfigError(f"--seeds is {seeds} and --candidates {candidates}; expected at least {LEAST_SEEDS} and 1")
+    if "://" not in plan.ledger and not storage.is_local:
+        raise ConfigError(
+            f"the ledger of sweep {plan.name} is a file of this machine and its storage is remote; there is no place "
+            "for another one that every machine reaches"
+        )
     if plan.candidates or plan.protocol != NESTED or len(plan.optimise) > 1:
         raise ConfigError(
             f"sweep {plan.name} did not search for the best encoding by a validation part; there is nothing to confirm"
         )
     found = {
-        key.name: [ledger.parameters(key, record.number) for record in ledger.best(key, candidates)]
+        key.name: [
+            {"params": ledger.parameters(key, record.number), "trial": record.uid, "value": record.value}
+            for record in ledger.best(key, candidates)
+        ]
         for key in plan.studies
         if key.method != "untuned"
     }
-    found = {name: parameters for name, parameters in found.items() if parameters}
+    found = {name: trials for name, trials in found.items() if trials}
     if not found:
         raise ConfigError(f"sweep {plan.name} has no complete tuned trial yet; there is nothing to confirm")
     return replace(
@@ -109,17 +119,17 @@ def confirmed(ledger: Ledger, confirming: Ledger) -> list[Confirmed]:
     """What came out, by study and candidate."""
     rows = []
     for key in confirming.plan.studies:
-        chosen = ledger.best(key, len(confirming.plan.candidates[key.name]))
+        chosen = confirming.plan.candidates[key.name]
         untuned = next(iter(ledger.best(StudyKey(key.target, "untuned"))), None) if _has_untuned(ledger, key) else None
         grouped = scores_by_candidate(confirming, key)
         means = [statistics.fmean(r.value or 0.0 for r in group) if group else -math.inf for group in grouped]
-        for place, (record, group) in enumerate(zip(chosen, grouped, strict=True)):
+        for place, (candidate, group) in enumerate(zip(chosen, grouped, strict=True)):
             rows.append(
                 Confirmed(
                     key.target.name,
                     key.method,
-                    record.uid,
-                    record.value or 0.0,
+                    candidate["trial"],
+                    candidate["value"],
                     tuple(r.value for r in group if r.value is not None),
                     untuned.value if untuned else None,
                     bool(group) and place == means.index(max(means)),
@@ -139,16 +149,6 @@ def scores_by_candidate(confirming: Ledger, key: StudyKey) -> list[list[TrialRec
         [r for r in records if r.state == "complete" and r.number // seeds == place]
         for place in range(len(confirming.plan.candidates[key.name]))
     ]
-
-
-def typical(confirming: Ledger, key: StudyKey) -> tuple[TrialRecord, float] | None:
-    """Of the candidate with the best mean, the trial nearest to that mean, and the mean; None before any has ended."""
-    grouped = [group for group in scores_by_candidate(confirming, key) if group]
-    if not grouped:
-        return None
-    best = max(grouped, key=lambda group: statistics.fmean(r.value or 0.0 for r in group))
-    mean = statistics.fmean(r.value or 0.0 for r in best)
-    return min(best, key=lambda record: abs((record.value or 0.0) - mean)), mean
 
 
 def confirmation_table(rows: Sequence[Confirmed]) -> Table:
@@ -206,9 +206,10 @@ def confirm(
         make_sweep(own, plan, load_weights(str(places.weights_file), plan.backbone))
     existing = load_plan(own)
     if (existing.seeds, existing.candidates) != (seeds, plain(plan.candidates)):
+        delete, resume = (command(word, own.name, "--storage", storage_uri) for word in ("delete", "resume"))
         raise ConfigError(
-            f"sweep {own.name} confirms other trials of {name}, or on {existing.seeds} seeds; `sweep.py delete "
-            f"{own.name}` makes room for a new one, `sweep.py resume {own.name}` goes on with it as it is"
+            f"sweep {own.name} confirms other trials of {name}, or on {existing.seeds} seeds; `{delete}` makes room "
+            f"for a new one, `{resume}` goes on with it as it is"
         )
     return existing, execute(replace(existing, profile=profile or existing.profile), own, address, console, quiet)
 
@@ -219,13 +220,14 @@ def confirm_and_print(
     """Run what is left of the confirming sweep and print what came out.
 
     Returns:
-        The exit code: 0, or `INTERRUPTED`.
+        The exit code: 0, `STUDIES_WITHOUT_SCORE` or `INTERRUPTED`.
 
     Raises:
         CortexSweepError: see `confirm`.
     """
     console = Console(stderr=as_json)
-    again = command("confirm", name, "--seeds", str(seeds), "--candidates", str(candidates), "--storage", storage)
+    where = ("--storage", storage, *(("--profile", profile) if profile else ()), *joined(address))
+    again = command("confirm", name, "--seeds", str(seeds), "--candidates", str(candidates), *where)
     try:
         plan, outcome = confirm(name, storage, seeds, candidates, profile, address, console, as_json)
     except KeyboardInterrupt:
@@ -233,10 +235,14 @@ def confirm_and_print(
     if outcome is None or not outcome.finished:
         console.print(f"\nInterrupted. Nothing finished is lost. Go on with:  {again}", soft_wrap=True)
         return INTERRUPTED
+    if not outcome.tracked:
+        tracking = without_password(plan.tracking_uri)
+        console.print(f"MLflow at {tracking} stayed away; `{again}` writes what it lacks.", soft_wrap=True)
     rows = confirmed(open_sweep(name, storage)[1], open_sweep(plan.name, storage)[1])
     if as_json:
         print(json.dumps({"sweep": name, "confirmed_by": plan.name, "seeds": seeds, "rows": rows_as_json(rows)}))
-        return 0
-    console.print(confirmation_table(rows))
-    console.print(f"\nNext:  {command('select', plan.name, '--storage', storage)}", soft_wrap=True, highlight=False)
-    return 0
+    else:
+        console.print(confirmation_table(rows))
+        step = command("select", plan.name, "--storage", storage)
+        console.print(f"\nNext:  {step}", soft_wrap=True, highlight=False)
+    return STUDIES_WITHOUT_SCORE if any(not row.scores for row in rows) else 0

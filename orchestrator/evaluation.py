@@ -72,6 +72,7 @@ def evaluate(name: str, storage_uri: str, tasks: TaskRunner, options: Evaluation
         CortexSweepError: nothing is selected, or data or models are missing.
     """
     storage, ledger = open_sweep(name, storage_uri)
+    storage.require_not_archived()
     selection = read_selection(storage)
     networks = networks_of(storage, ledger, selection)
     with tasks.ray():
@@ -95,7 +96,7 @@ def _evaluate(
     for evaluation in options.evaluations:
         for rows in _further(evaluation, storage, ledger.plan, networks, cells, tasks, options, head):
             log_test_scores(projection, rows)
-    update_cards(storage, Registry(projection))
+    update_cards(storage, ledger.plan, Registry(projection))
     publish_views(projection.client, projection.experiment_id, ledger.plan)
     return result
 

@@ -13,15 +13,30 @@ from trainables.errors import ConfigError
 Item = TypeVar("Item")
 
 
-def grown(existing: SweepPlan, plan: SweepPlan, options: SweepOptions) -> SweepPlan:
+def filled(options: SweepOptions, existing: SweepPlan) -> SweepOptions:
+    """``options`` with what ``existing`` has for the parts that nobody typed."""
+    single = [target for target in existing.targets if not target.is_pooled]
+    have = {
+        "subjects": [target.subjects[0] for target in single],
+        "hemispheres": [target.hemisphere for target in single],
+        "rois": [target.roi for target in single],
+        "methods": existing.methods,
+    }
+    missing = {name: ",".join(dict.fromkeys(values)) for name, values in have.items() if not getattr(options, name)}
+    return replace(options, **missing)  # type: ignore[arg-type]
+
+
+def grown(existing: SweepPlan, plan: SweepPlan, options: SweepOptions, whole_grid: bool = True) -> SweepPlan:
     """``existing`` with what ``plan``, made from ``options``, has more; ``existing`` itself if that is nothing.
 
-    Targets and methods are added to those that are there, so only new ones have to be named. A number of trials that
-    was not asked for stays.
+    Targets and methods are added to those that are there, so only new ones have to be named (`filled` has put in the
+    rest). A number of trials that was not asked for stays. Without ``whole_grid``, for which subjects and ROIs both
+    have to be named, an old subject gets no old ROI that it has not.
 
     Raises:
         ConfigError: something else differs, or what is asked for is less than there is.
     """
+    plan = plan if whole_grid else _as_existing(existing, plan)
     targets, methods = _joined(existing.targets, plan.targets), _joined(existing.methods, plan.methods)
     wider = len(targets) > len(existing.targets) or len(methods) > len(existing.methods)
     trials = existing.trials if options.trials is None else plan.trials
@@ -52,6 +67,20 @@ def grown(existing: SweepPlan, plan: SweepPlan, options: SweepOptions) -> SweepP
         trials=trials,
         keep_weights=keep_weights,
     )
+
+
+def _as_existing(existing: SweepPlan, plan: SweepPlan) -> SweepPlan:
+    """``plan`` without targets that only arise where what ``existing`` has is combined anew.
+
+    A sweep that grew by a subject with one ROI holds no full grid of subjects and ROIs.
+    """
+    subjects = {name for target in existing.targets for name in target.subjects}
+    rois = {(target.hemisphere, target.roi) for target in existing.targets}
+    new = {target for target in plan.targets if target not in existing.targets}
+    combined = {t for t in new if set(t.subjects) <= subjects and (t.hemisphere, t.roi) in rois}
+    if not combined:
+        return plan
+    return replace(plan, targets=tuple(target for target in plan.targets if target not in combined))
 
 
 def _joined(first: Sequence[Item], second: Sequence[Item]) -> tuple[Item, ...]:
@@ -86,6 +115,6 @@ def what_is_new(existing: SweepPlan, plan: SweepPlan) -> str:
     if plan.trials > existing.trials:
         parts.append(f"{plan.trials} trials instead of {existing.trials} for each")
     if plan.keep_weights > existing.keep_weights:
-        parts.append(f"the weights of {plan.keep_weights} trials kept instead of {existing.keep_weights}")
+        parts.append(f"the weights of {plan.keep_weights} trials kept from now on")
     more = sum(plan.studies.values()) - sum(existing.studies.values())
     return f"Sweep {plan.name} grows: {', '.join(parts)}; {more} more trials, what it has stays."

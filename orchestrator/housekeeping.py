@@ -10,17 +10,14 @@ import optuna
 from upath import UPath
 
 from orchestrator.driver import sole_driver
-from orchestrator.launch import load_plan, write_plan
+from orchestrator.launch import read_plan, write_plan
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import ledger_errors, open_storage
 from orchestrator.plan import SweepPlan
 from orchestrator.selected import read_selection
-from orchestrator.storage import SweepStorage, storage_errors, write_json
+from orchestrator.storage import RENAMED, SweepStorage, storage_errors, write_json
 from orchestrator.tracking.keeping import KeptExperiment
 from trainables.errors import ConfigError
-
-ARTIFACTS = "artifacts"
-"""MLflow knows its place by its whole path, so it stays where it is."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +30,29 @@ class Freed:
 
 
 def rename(old: str, new: str, storage_uri: str) -> None:
-    """Call a sweep ``new``, in the storage and in MLflow; its artifacts stay in the folder of the old name.
+    """Call a sweep ``new``, in the storage and in MLflow.
+
+    Its folder keeps its first name: MLflow, workers and colleagues know files by their whole path.
+
+    It can be repeated after it died half way.
 
     Raises:
-        ConfigError: the new name is taken, or is no name.
+        ConfigError: the new name is taken or is no name, or the storage is remote.
         StorageError: there is no such sweep, somebody runs it, or MLflow is away.
     """
     source, target = SweepStorage(storage_uri, old), SweepStorage(storage_uri, new)
+    if not source.is_local:
+        raise ConfigError(f"--storage is {source.base}; a sweep can be renamed in a folder of this machine alone")
     with _held(source) as (plan, experiment):
-        if experiment.is_taken(new) or target.plan_file.exists():
+        own = target.folder == source.folder  # its first name, or a renaming died half way
+        if new == old or experiment.is_taken(new) or (target.root.exists() and not own):
             raise ConfigError(f"sweep {old} cannot be called {new!r}, there is one of that name; choose another")
-        renamed = replace(plan, name=new, ledger_name=plan.ledger_name or old)
-        target.create()
-        for child in _children(source.root):
-            if child.name not in (ARTIFACTS, "driver.lock", "plan.json"):
-                _move(child, target.root / child.name)
-        write_plan(target, _with_moved_ledger(renamed, source, target))
-        with storage_errors(source.plan_file, "delete"):
-            source.plan_file.unlink()
         experiment.rename(new)
+        if new != source.folder:
+            write_json(source.base / new / RENAMED, {"folder": source.folder})
+        write_plan(source, replace(plan, name=new, ledger_name=plan.ledger_name or source.folder))
+        if old != source.folder:  # it had been renamed before
+            _delete(source.base / old)
 
 
 def archive(name: str, storage_uri: str) -> Freed:
@@ -66,11 +67,12 @@ def archive(name: str, storage_uri: str) -> Freed:
     with _held(places) as (plan, experiment):
         selected = read_selection(places) if places.selection_file.exists() else []
         keep = {places.trial_dir(s.key.target, s.method, s.number).path for s in selected}
-        freed = 0
+        freed, ledger = 0, Ledger(plan)
         for key in plan.studies if selected else ():
-            for record in Ledger(plan).study_records(key):
+            best = {record.number for record in ledger.best(key)}  # which the next `select` would choose
+            for record in ledger.study_records(key):
                 place = places.trial_dir(key.target, key.method, record.number)
-                if place.path not in keep:
+                if place.path not in keep and record.number not in best:
                     freed += _delete(place)
         freed += _delete(places.snapshots_dir) + _delete(places.root / "scratch")
         write_json(places.archived_file, {"freed_bytes": freed})
@@ -100,37 +102,28 @@ def delete(name: str, storage_uri: str) -> Freed:
     places = SweepStorage(storage_uri, name)
     with _held(places) as (plan, experiment):
         models = experiment.remove_models()
-        freed = 0
-        if experiment.artifacts is not None:
-            own = UPath(experiment.artifacts)
-            if own.name == ARTIFACTS and own.path.startswith(places.base.path):
-                freed += _delete(own)
         experiment.remove()
-        _delete_studies(plan)
-        with storage_errors(places.root, "delete"):
-            places.plan_file.unlink()  # first: what is left of a deletion that fails is no sweep
-        for child in _children(places.root):
-            if child.name != "driver.lock":
-                freed += _delete(child)
+        if plan.ledger != str(places.journal_file):
+            _delete_studies(plan)
+        # The plan goes last: until then it can be repeated, and nothing of it passes for another sweep's.
+        last = ("driver.lock", "plan.json", places.journal_file.name)
+        freed = sum(_delete(child) for child in _children(places.root) if child.name not in last)
+        freed += _delete(places.root / places.journal_file.name) + _delete(places.plan_file)
     _delete(places.root)
+    if places.folder != name:
+        _delete(places.base / name)
     return Freed(freed, tuple(models))
 
 
 @contextmanager
 def _held(places: SweepStorage) -> Iterator[tuple[SweepPlan, KeptExperiment]]:
     """A sweep that nobody runs meanwhile."""
-    plan = load_plan(places)
+    plan = read_plan(places)
     with sole_driver(places.driver_lock, plan.ledger, plan.sweep_id):
         yield plan, KeptExperiment(plan)
 
 
-def _with_moved_ledger(plan: SweepPlan, source: SweepStorage, target: SweepStorage) -> SweepPlan:
-    return replace(plan, ledger=str(target.journal_file)) if plan.ledger == str(source.journal_file) else plan
-
-
 def _delete_studies(plan: SweepPlan) -> None:
-    if "://" not in plan.ledger:
-        return  # the journal goes with the folder
     storage, ledger = open_storage(plan.ledger), Ledger(plan)
     with ledger_errors(plan.ledger):
         existing = set(optuna.get_all_study_names(storage))
@@ -142,11 +135,6 @@ def _delete_studies(plan: SweepPlan) -> None:
 def _children(folder: UPath) -> list[UPath]:
     with storage_errors(folder, "list"):
         return list(folder.iterdir()) if folder.exists() else []
-
-
-def _move(source: UPath, target: UPath) -> None:
-    with storage_errors(source, "move"):
-        source.fs.mv(source.path, target.path, recursive=source.is_dir())
 
 
 def _delete(place: UPath) -> int:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cluster.profiles import choose_profile
 from orchestrator.driver import SweepIsDrivenError, only_one, sole_driver
-from orchestrator.growing import grown, what_is_new
+from orchestrator.growing import filled, grown, what_is_new
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import open_storage
 from orchestrator.passwords import without_passwords
@@ -49,11 +49,15 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
         CortexSweepError: anything that the options, the data, the weights or the storage lack.
     """
     options = _without_passwords(options)
+    storage = SweepStorage(options.storage, options.name)
+    whole_grid = bool(options.subjects and options.rois)
+    if storage.plan_file.exists():
+        options = filled(options, load_plan(storage))
     storage, plan, _, weights = planned(options, console)
     folder_is_new = not storage.root.exists()
     new = not storage.plan_file.exists() and make_sweep(storage, plan, weights)
     existing = load_plan(storage)
-    larger = _grow(storage, existing, plan, options, console, quiet)
+    larger = _grow(storage, existing, plan, options, whole_grid, console, quiet)
     plan = replace(larger, profile=plan.profile)
     try:
         return plan, execute(plan, storage, options.address, console, quiet)
@@ -68,15 +72,23 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
 
 
 def _grow(
-    storage: SweepStorage, existing: SweepPlan, plan: SweepPlan, options: SweepOptions, console: Console, quiet: bool
+    storage: SweepStorage,
+    existing: SweepPlan,
+    plan: SweepPlan,
+    options: SweepOptions,
+    whole_grid: bool,
+    console: Console,
+    quiet: bool,
 ) -> SweepPlan:
     """The plan with what ``options`` add, in its file too."""
-    larger = grown(existing, plan, options)
-    if larger != existing:
-        with sole_driver(storage.driver_lock, existing.ledger, existing.sweep_id):
-            write_plan(storage, larger)
-        if not quiet:
-            console.print(what_is_new(existing, larger), soft_wrap=True)
+    if grown(existing, plan, options, whole_grid) == existing:
+        return existing
+    with sole_driver(storage.driver_lock, existing.ledger, existing.sweep_id):
+        existing = load_plan(storage)  # another process may just have made it grow
+        larger = grown(existing, plan, options, whole_grid)
+        write_plan(storage, larger)
+    if not quiet:
+        console.print(what_is_new(existing, larger), soft_wrap=True)
     return larger
 
 
@@ -174,13 +186,13 @@ def resume(
 
 def execute(plan: SweepPlan, storage: SweepStorage, address: str | None, console: Console, quiet: bool) -> Outcome:
     """Hold the sweep, run its trials and write them to MLflow."""
-    if storage.archived_file.exists():
-        raise StorageError(f"sweep {plan.name} is archived; `sweep.py archive --undo {plan.name}` brings it back")
+    storage.require_not_archived()
     with sole_driver(storage.driver_lock, plan.ledger, plan.sweep_id):
         if not storage.plan_file.exists():
             raise StorageError(
                 f"the sweep {plan.name} has gone: the process that made it failed and took it back; run it again"
             )
+        plan = replace(load_plan(storage), profile=plan.profile)  # another process may have made it grow meanwhile
         storage.forget_scratch()  # a killed driver's
         ledger = Ledger(plan)
         ledger.open_studies()
@@ -250,17 +262,28 @@ def _movable(storage: SweepStorage) -> dict[str, str]:
     return {"ledger": str(storage.journal_file), "tracking_uri": storage.default_tracking_uri}
 
 
+def read_plan(storage: SweepStorage) -> SweepPlan:
+    """What the plan's file says, of a sweep that may be half renamed or half deleted.
+
+    Raises:
+        StorageError: there is none.
+    """
+    require_sweep(storage)
+    values = read_json(storage.plan_file)
+    if isinstance(values, dict):
+        values |= {field: default for field, default in _movable(storage).items() if values.get(field) is None}
+    return SweepPlan.from_dict(values)
+
+
 def load_plan(storage: SweepStorage) -> SweepPlan:
     """The plan of an existing sweep.
 
     Raises:
         StorageError: there is none of that name.
     """
-    require_sweep(storage)
-    values = read_json(storage.plan_file)
-    if isinstance(values, dict):
-        values |= {field: default for field, default in _movable(storage).items() if values.get(field) is None}
-    plan = SweepPlan.from_dict(values)
+    plan = read_plan(storage)
+    if plan.name != storage.name:
+        raise StorageError(f"sweep {storage.name!r} is called {plan.name!r} now; use that name, or another")
     if "://" not in plan.ledger and not Path(plan.ledger).exists():
         raise StorageError(
             f"the ledger {plan.ledger} of sweep {storage.name!r} is gone; bring it back, or start a new sweep"

@@ -7,8 +7,10 @@ is taken up again as the very same Optuna trial: same number, same parameters.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -153,7 +155,7 @@ class Ledger:
 
     def _take_candidate(self, key: StudyKey, study: optuna.Study, number: int) -> None:
         if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # else a driver died before it asked
-            study.enqueue_trial(dict(self.plan.candidates[key.name][number // self.plan.seeds]))
+            study.enqueue_trial(dict(self.plan.candidates[key.name][number // self.plan.seeds]["params"]))
 
     def _borrow(self, key: StudyKey, study: optuna.Study) -> None:
         """Queue what a neighbour has found, if there is something: every other trial stays the study's own search."""
@@ -247,11 +249,35 @@ class Ledger:
         ]
 
     def best(self, key: StudyKey, count: int = 1) -> list[TrialRecord]:
-        """The best complete trials of a study, best first; an earlier trial wins a tie."""
+        """The best complete trials of a study, best first; an earlier trial wins a tie.
+
+        Of a confirming sweep the first is not the luckiest: see `typical`.
+        """
         complete = [record for record in self.study_records(key) if record.state == "complete"]
-        return sorted(
+        ranked = sorted(
             complete, key=lambda record: (math.inf if record.value is None else -record.value, record.number)
-        )[:count]
+        )
+        if self.plan.candidates and (first := typical(complete, self.plan.seeds)):
+            ranked = [first, *(record for record in ranked if record.number != first.number)]
+        return ranked[:count]
+
+
+def typical(complete: Sequence[TrialRecord], seeds: int) -> TrialRecord | None:
+    """Of the candidate with the best mean over its seeds, the trial nearest to that mean, with the mean as its value.
+
+    Args:
+        complete: trials of a study of a confirming sweep that have ended well.
+        seeds: on which each candidate runs.
+    """
+    grouped: dict[int, list[tuple[TrialRecord, float]]] = {}
+    for record in complete:
+        if record.value is not None:
+            grouped.setdefault(record.number // seeds, []).append((record, record.value))
+    if not grouped:
+        return None
+    best = max(grouped.values(), key=lambda group: fmean(value for _, value in group))
+    mean = fmean(value for _, value in best)
+    return replace(min(best, key=lambda pair: abs(pair[1] - mean))[0], value=mean)
 
 
 def _record(key: StudyKey, trial: FrozenTrial) -> TrialRecord:

@@ -57,8 +57,8 @@ def run_options(command: Any) -> Any:
 _RUN: list[Callable[[Any], Any]] = [
     option("--data", required=True, help="Data set, a folder or s3://…: Algonauts layout, NOD, or own data."),
     option("--name", required=True, help="Name of the sweep."),
-    option("--subjects", default="all", show_default=True, help="1-8, 1,3 or subj01,subj02."),
-    option("--hemispheres", default="lh,rh", show_default=True),
+    option("--subjects", help="1-8, 1,3 or subj01,subj02. Default: all."),
+    option("--hemispheres", help="lh or rh. Default: both."),
     option("--rois", help="ROIs and groups: early,EBA. Default: those of --space."),
     option("--methods", help="contrastive, regression, untuned, pooled-avg, pooled-const. Default: those of --space."),
     option(

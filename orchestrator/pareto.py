@@ -14,6 +14,7 @@ from rich.table import Table
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import SCORES, StudyKey
+from orchestrator.storage import SweepStorage
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.views import mark_pareto
 from trainables.errors import ConfigError
@@ -34,7 +35,7 @@ class Point:
     weights_kept: bool
 
 
-def pareto_points(ledger: Ledger, by: Sequence[str]) -> list[Point]:
+def pareto_points(ledger: Ledger, by: Sequence[str], places: SweepStorage) -> list[Point]:
     """The Pareto set of each target, by the first score, highest first.
 
     Raises:
@@ -61,7 +62,7 @@ def pareto_points(ledger: Ledger, by: Sequence[str]) -> list[Point]:
         ]
         for key, record, scores in sorted(front, key=lambda found: -found[2][by[0]]):
             above = {name: None if untuned is None else scores[name] - untuned[name] for name in by}
-            kept = key.method == "untuned" or bool(record.details.get("weights"))
+            kept = key.method == "untuned" or places.trial_dir(target, key.method, record.number).exists()
             points.append(Point(target.name, key.method, record.uid, scores, above, kept))
     return points
 
@@ -93,7 +94,8 @@ def pareto_and_print(name: str, storage: str, by: Sequence[str], as_json: bool) 
         CortexSweepError: see `pareto_points`; or there is no such sweep, or MLflow is away.
     """
     places, ledger = open_sweep(name, storage)
-    points = pareto_points(ledger, by)
+    places.require_not_archived()
+    points = pareto_points(ledger, by, places)
     mark_pareto(Projection(ledger, places.artifacts_uri), [point.trial for point in points])
     if as_json:
         rows: list[dict[str, Any]] = [vars(point) for point in points]

@@ -107,7 +107,8 @@ class SweepPlan:
     neighbours: bool = True
     """Every other trial of a study takes over what a study of the same method has found for a target like its own."""
     candidates: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """Of a sweep that confirms another one: parameters by study's name, by Optuna's names. Nothing else is tried."""
+    """Of a sweep that confirms another one, by study's name: ``params`` by Optuna's names, the ``trial`` that they are
+    of and its ``value``. Nothing else is tried."""
     seeds: int = 0
     """On how many seeds each candidate runs."""
     ledger_name: str = ""

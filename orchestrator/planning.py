@@ -36,8 +36,8 @@ class SweepOptions:
     data: str
     name: str
     storage: str
-    subjects: str = "all"
-    hemispheres: str = "lh,rh"
+    subjects: str | None = None
+    hemispheres: str | None = None
     rois: str | None = None
     methods: str | None = None
     space: str = "early_visual"
@@ -204,13 +204,13 @@ def choose_cutoffs(asked: str | None, deepest: str, weights: PretrainedWeights) 
 
 
 def _choose_targets(options: SweepOptions, dataset: Dataset, space: Space) -> TargetPlan:
-    hemispheres = parse_list(options.hemispheres)
+    hemispheres = parse_list("lh,rh" if options.hemispheres is None else options.hemispheres)
     unknown = [hemisphere for hemisphere in hemispheres if hemisphere not in HEMISPHERES]
     if unknown or not hemispheres:
         raise ConfigError(f"--hemispheres is {options.hemispheres!r}; expected lh, rh or lh,rh")
     words = parse_list(options.rois) if options.rois is not None else space.rois
     rois = list(dict.fromkeys(roi for word in words for roi in dataset.rois_of(word)))
-    subjects = parse_subjects(options.subjects, dataset)
+    subjects = parse_subjects("all" if options.subjects is None else options.subjects, dataset)
     chosen = plan_targets(dataset, subjects, hemispheres, rois, min_voxels=options.min_voxels)
     if not chosen.targets:
         sizes = ", ".join(f"{skip.target.name}: {skip.n_voxels}" for skip in chosen.skipped[:3]) or "no ROI was named"

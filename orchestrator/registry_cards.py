@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from orchestrator.export import describe, scores_on_test
@@ -18,45 +18,49 @@ CARD = "card.json"
 
 
 def write_cards(
-    places: SweepStorage, plan: SweepPlan, registry: Registry, models: Iterable[tuple[Target, str]]
+    places: SweepStorage,
+    plan: SweepPlan,
+    registry: Registry,
+    models: Iterable[tuple[Target, str]],
+    new: Container[tuple[Target, str]] = (),
 ) -> None:
-    """Describe new versions of registered models.
+    """Describe registered models.
 
     Args:
         places: of the sweep.
         plan: its plan.
         registry: where the versions are.
         models: target of one subject and method of each.
+        new: those whose files have just been made; of others a card that is there is only brought up to date.
 
     Raises:
         CortexSweepError: a model is gone, or MLflow cannot be written.
     """
     for target, method in models:
         saved = find_model(places, target.name, method)
-        about = describe(places, plan, saved)
-        write_json(saved.directory / CARD, about)
+        card = saved.directory / CARD
+        about = read_json(card) if card.exists() and (target, method) not in new else describe(places, plan, saved)
+        about |= {"champion": saved.champion, "sweep": plan.name, "test": scores_on_test(places, saved)}
+        write_json(card, about)
         registry.describe(target, saved.selected.trial, model_card(about, use_of(about, registry.model_name(target))))
 
 
-def update_cards(places: SweepStorage, registry: Registry) -> None:
-    """Put the scores on test stimuli into the cards that there are.
+def update_cards(places: SweepStorage, plan: SweepPlan, registry: Registry) -> None:
+    """Put the scores on test stimuli into the cards of all selected models.
 
     Raises:
         CortexSweepError: MLflow cannot be written.
     """
+    models = []
     for selected in read_selection(places):
         for subject in selected.key.target.subjects:
             target = selected.key.target.of_subject(subject)
             try:
-                saved = find_model(places, target.name, selected.method)
+                find_model(places, target.name, selected.method)
             except (ConfigError, StorageError):  # a pool without this subject is not registered
                 continue
-            if not (saved.directory / CARD).exists():  # registered before there were cards
-                continue
-            about = read_json(saved.directory / CARD) | {"test": scores_on_test(places, saved)}
-            write_json(saved.directory / CARD, about)
-            name = registry.model_name(target)
-            registry.describe(target, saved.selected.trial, model_card(about, use_of(about, name)))
+            models.append((target, selected.method))
+    write_cards(places, plan, registry, models)
 
 
 def use_of(about: dict[str, Any], name: str) -> str:

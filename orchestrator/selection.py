@@ -11,7 +11,7 @@ from typing import Any
 
 from upath import UPath
 
-from orchestrator.confirmation import typical
+from orchestrator.hints import command
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import StudyKey
@@ -104,15 +104,15 @@ def challengers(chosen: list[Selected]) -> set[str]:
     for selected in chosen:
         target = selected.key.target
         best_yet = second.get(target)
-        if target in crowned and not selected.champion and (best_yet is None or selected.val_r > best_yet.val_r):
+        if target not in crowned or target.is_pooled or selected.champion:
+            continue
+        if best_yet is None or selected.val_r > best_yet.val_r:
             second[target] = selected
     return {selected.trial for selected in second.values()}
 
 
 def _winner(ledger: Ledger, key: StudyKey) -> tuple[TrialRecord, float] | None:
     """A study's trial to take, and the validation r to go by."""
-    if ledger.plan.candidates:
-        return typical(ledger, key)
     best = next(iter(ledger.best(key)), None)
     return (best, best.value) if best is not None and best.value is not None else None
 
@@ -124,6 +124,7 @@ def select(name: str, storage_uri: str, tasks: TaskRunner) -> list[dict[str, Any
         CortexSweepError: nothing to choose from, or data, weights or registry are missing.
     """
     storage, ledger = open_sweep(name, storage_uri)
+    storage.require_not_archived()
     chosen = choose(ledger)
     registry = Registry(Projection(ledger, storage.artifacts_uri))
     models = registrations(ledger, chosen)
@@ -151,7 +152,11 @@ def select(name: str, storage_uri: str, tasks: TaskRunner) -> list[dict[str, Any
                 soft_wrap=True,
             )
     write_json(storage.selection_file, [asdict(selected) for selected in chosen])
-    write_cards(storage, ledger.plan, registry, [(model.selected.key.target, model.winner.method) for model in todo])
+    for target in {model.selected.key.target for model in models}:
+        if not any(target == other.key.target for other in chosen if other.trial in second):
+            registry.withdraw_challenger(target)
+    named = {id(model): (model.selected.key.target, model.winner.method) for model in models}
+    write_cards(storage, ledger.plan, registry, named.values(), {named[id(model)] for model in todo})
     publish_views(registry.client, registry.projection.experiment_id, ledger.plan)
     if not tasks.quiet:
         champions = sum(model.selected.champion for model in models)
@@ -202,11 +207,17 @@ def weights_of(storage: SweepStorage, ledger: Ledger, selected: Selected) -> str
     if selected.method == "untuned":
         return None
     record = next(r for r in ledger.study_records(selected.key) if r.number == selected.number)
+    place = storage.trial_dir(selected.key.target, selected.method, selected.number)
     if not record.details.get("weights"):
         raise StorageError(
             f"the weights of {selected.trial} were not kept; run the sweep again with a larger --keep-weights"
         )
-    return str(storage.trial_dir(selected.key.target, selected.method, selected.number))
+    if not place.exists():
+        again = command("select", storage.name, "--storage", str(storage.base))
+        raise StorageError(
+            f"the weights of {selected.trial} are gone, since a better trial has ended; `{again}` takes that one"
+        )
+    return str(place)
 
 
 def build_predictor(

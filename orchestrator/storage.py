@@ -11,6 +11,8 @@ STORAGE/NAME/selection.json          what `select` chose
 STORAGE/NAME/models/SLUG/METHOD/     selected models, each with its encoding model
 STORAGE/NAME/evaluation/             test scores, a table for each evaluation; cells/: r of every voxel
 STORAGE/NAME/artifacts/              MLflow artifacts (a tracking server keeps its own)
+STORAGE/NAME/archived.json           there if the sweep was put away
+STORAGE/NAME/renamed.json            nothing else lies there: the folder, by its first name, of a sweep called NAME now
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from trainables.errors import ConfigError, StorageError
 from trainables.remote import StoreError, is_local, read_whole
 from trainables.target import Target
 
+RENAMED = "renamed.json"
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -141,7 +144,11 @@ class SweepStorage:
             )
         self.base = resolved(storage)
         self.name = name
-        self.root = self.base / name
+        pointer = self.base / name / RENAMED
+        # A remote one has none, and nothing is asked of it before somebody wants something there.
+        self.folder: str = read_json(pointer)["folder"] if is_local(self.base) and pointer.exists() else name
+        """Folder of the sweep: its first name."""
+        self.root = self.base / self.folder
 
     @property
     def is_local(self) -> bool:
@@ -161,7 +168,7 @@ class SweepStorage:
     @property
     def journal_file(self) -> Path:
         """Default ledger."""
-        return self.local_base / self.name / "ledger.journal"
+        return self.local_base / self.folder / "ledger.journal"
 
     @property
     def driver_lock(self) -> Path:
@@ -211,6 +218,18 @@ class SweepStorage:
     def archived_file(self) -> UPath:
         """There if the sweep was put away."""
         return self.root / "archived.json"
+
+    def require_not_archived(self) -> None:
+        """Refuse to work on a sweep that was put away.
+
+        Raises:
+            StorageError: it is archived.
+        """
+        if self.archived_file.exists():
+            raise StorageError(
+                f"sweep {self.name} is archived; `sweep.py archive --undo {self.name} --storage {self.base}` brings it "
+                "back"
+            )
 
     @property
     def selection_file(self) -> UPath:
@@ -277,5 +296,9 @@ def sweep_names(storage: str, archived: bool = False) -> list[str]:
     with storage_errors(base, "list"):
         if not base.exists():
             return []
-        found = [folder for folder in base.iterdir() if (folder / "plan.json").exists()]
-        return sorted(folder.name for folder in found if (folder / "archived.json").exists() == archived)
+        folders = list(base.iterdir())
+        found = [folder for folder in folders if (folder / "plan.json").exists()]
+        found = [folder for folder in found if (folder / "archived.json").exists() == archived]
+        pointers = [folder for folder in folders if (folder / RENAMED).exists()]
+    called = {read_json(folder / RENAMED)["folder"]: folder.name for folder in pointers}
+    return sorted(called.get(folder.name, folder.name) for folder in found)

@@ -41,7 +41,8 @@ def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: in
     _, tracking_uri = without_passwords(None, tracking_uri)
     experiment = ""
     if name is not None:
-        _, ledger = open_sweep(name, storage_uri)
+        places, ledger = open_sweep(name, storage_uri)
+        places.require_not_archived()
         tracking_uri = tracking_uri or ledger.plan.tracking_uri
         from orchestrator.tracking.views import view_link
 

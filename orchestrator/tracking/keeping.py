@@ -29,16 +29,23 @@ class KeptExperiment:
         return None if self._experiment is None else str(self._experiment.artifact_location)
 
     def is_taken(self, name: str) -> bool:
-        """Whether an experiment, shown or not, has this name."""
+        """Whether another experiment, shown or not, has this name."""
         with tracking_errors(self.plan.tracking_uri):
-            return self.client.get_experiment_by_name(name) is not None
+            found = self.client.get_experiment_by_name(name)
+        own = None if self._experiment is None else self._experiment.experiment_id
+        return found is not None and found.experiment_id != own
 
     def rename(self, name: str) -> None:
         """Call it ``name``."""
-        if self._experiment is not None:
-            with tracking_errors(self.plan.tracking_uri):
-                self.client.rename_experiment(self._experiment.experiment_id, name)
-                self.client.set_experiment_tag(self._experiment.experiment_id, "sweep.name", name)
+        if self._experiment is None:
+            return
+        hidden = self._experiment.lifecycle_stage != "active"
+        self.show()  # a hidden one cannot be renamed
+        with tracking_errors(self.plan.tracking_uri):
+            self.client.rename_experiment(self._experiment.experiment_id, name)
+            self.client.set_experiment_tag(self._experiment.experiment_id, "sweep.name", name)
+            if hidden:
+                self.client.delete_experiment(self._experiment.experiment_id)
 
     def hide(self) -> None:
         """Leave it out of MLflow's lists; `show` brings it back."""
@@ -54,8 +61,8 @@ class KeptExperiment:
 
     def remove(self) -> None:
         """Hide it and free its name, which MLflow keeps until ``mlflow gc``."""
-        self.show()  # a hidden one cannot be renamed
         if self._experiment is not None:
+            self.show()
             with tracking_errors(self.plan.tracking_uri):
                 gone = f"{self.plan.name} (deleted {self.plan.sweep_id})"
                 self.client.rename_experiment(self._experiment.experiment_id, gone)

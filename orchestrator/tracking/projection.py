@@ -62,7 +62,9 @@ class Projection:
         self.plan = ledger.plan
         self.client: MlflowClient = connect(self.plan.tracking_uri)
         with tracking_errors(self.plan.tracking_uri):
-            experiment = self.client.get_experiment_by_name(self.plan.name)
+            # By its id first: a renaming may have died after MLflow had heard of it.
+            known = self.client.search_experiments(filter_string=f"tags.`sweep.id` = '{self.plan.sweep_id}'")
+            experiment = known[0] if known else self.client.get_experiment_by_name(self.plan.name)
             if experiment and experiment.tags.get("sweep.id") != self.plan.sweep_id:
                 raise StorageError(
                     f"MLflow at {without_password(self.plan.tracking_uri)} holds another sweep's experiment "

@@ -159,6 +159,13 @@ class Registry:
         if champion:
             self._crown(key.target, trial)
 
+    def withdraw_challenger(self, target: Target) -> None:
+        """Take the alias ``challenger`` from a target that has no second method any more."""
+        name = self.model_name(target)
+        with tracking_errors(self.plan.tracking_uri):
+            if CHALLENGER in self.client.get_registered_model(name).aliases:
+                self.client.delete_registered_model_alias(name, CHALLENGER)
+
     def _crown(self, target: Target, trial: str) -> None:
         """Mark the run of the target's champion, and no other one of this sweep."""
         run_id = self.projection.run_id(trial)

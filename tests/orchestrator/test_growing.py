@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.growing import grown, what_is_new
+from orchestrator.growing import filled, grown, what_is_new
 from orchestrator.launch import load_plan
 from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan
@@ -104,6 +104,22 @@ def test_growth_is_told_and_written(demo_copy: Path, tmp_path: Path) -> None:
     places, plan = made(demo_copy, tmp_path / "results")
     options = SweepOptions(str(demo_copy), "x", str(places.base), trials=plan.trials + 4)
     console = Console(record=True, width=200, quiet=False, file=(tmp_path / "out").open("w"))
-    larger = _grow(places, load_plan(places), replace(plan, trials=plan.trials + 4), options, console, quiet=False)
+    larger = _grow(places, load_plan(places), replace(plan, trials=plan.trials + 4), options, True, console, False)
     assert load_plan(places).trials == larger.trials == plan.trials + 4
     assert "Sweep x grows" in console.export_text()
+
+
+def test_what_nobody_typed_is_what_the_sweep_has(tmp_path: Path) -> None:
+    existing = small_plan(tmp_path, methods=("contrastive",), targets=(V1, EBA))
+    options = filled(replace(OPTIONS, subjects="2"), existing)
+    assert (options.subjects, options.hemispheres, options.rois) == ("2", "lh,rh", "V1v,EBA")
+    assert options.methods == "contrastive"
+    assert filled(OPTIONS, existing).subjects == "subj01,subj02"
+
+
+def test_old_subject_gets_an_old_roi_only_where_both_were_named(tmp_path: Path) -> None:
+    existing = small_plan(tmp_path, targets=(V1, EBA, OTHER))
+    missing = Target("demo", ("subj01",), "rh", "EBA")
+    asked = replace(existing, targets=(V1, EBA, OTHER, missing))
+    assert grown(existing, asked, OPTIONS, whole_grid=False) == existing
+    assert grown(existing, asked, OPTIONS, whole_grid=True).targets == (V1, EBA, OTHER, missing)

@@ -95,7 +95,7 @@ def test_run_that_another_one_overtook_leaves_it_its_sweep(demo_copy: Path, tmp_
             other.enter_context(sole_driver(places.driver_lock, plan.ledger, plan.sweep_id))
             return True
 
-        with patch("orchestrator.launch._make", make):
+        with patch("orchestrator.launch.make_sweep", make):
             told = at_once(*words)
     assert (told.returncode, "another process is running this sweep" in told.stderr) == (1, True)
     assert places.plan_file.exists()

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.ledger import Ledger
 from orchestrator.pareto import pareto_points
 from orchestrator.plan import SweepPlan
+from orchestrator.storage import SweepStorage
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.views import mark_pareto
 from tests.orchestrator.plans import EBA_CONTRASTIVE, V1_CONTRASTIVE, V1_UNTUNED, complete, open_ledger, small_plan
@@ -42,7 +43,9 @@ def test_points_are_those_that_nothing_of_their_target_beats(tmp_path: Path) -> 
             beaten = beaten or (other_x >= x and other_y >= y and (other_x, other_y) != (x, y))
         if not beaten:
             expected.add(uid)
-    points = [point for point in pareto_points(ledger, BOTH) if "/V1v" in point.target]
+    points = [
+        point for point in pareto_points(ledger, BOTH, SweepStorage(str(tmp_path), "small")) if "/V1v" in point.target
+    ]
     assert {point.trial for point in points} == expected
     assert 1 < len(expected) < len(of_v1)
     assert [p.scores["encoding"] for p in points] == sorted((p.scores["encoding"] for p in points), reverse=True)
@@ -55,9 +58,9 @@ def test_points_are_those_that_nothing_of_their_target_beats(tmp_path: Path) -> 
 def test_scores_that_were_not_measured_are_told(tmp_path: Path) -> None:
     ledger, _ = measured(tmp_path)
     with pytest.raises(ConfigError, match="--by is encoding,transfer; expected two or more of encoding, c"):
-        pareto_points(ledger, ["encoding", "transfer"])
+        pareto_points(ledger, ["encoding", "transfer"], SweepStorage(str(tmp_path), "small"))
     with pytest.raises(ConfigError, match="--by is encoding;"):
-        pareto_points(ledger, ["encoding"])
+        pareto_points(ledger, ["encoding"], SweepStorage(str(tmp_path), "small"))
 
 
 def test_mlflow_marks_the_set_and_no_former_one(tracked_plan: SweepPlan) -> None:

@@ -89,7 +89,7 @@ def test_evaluation_comes_into_the_card(places: SweepStorage) -> None:
         "readout_layer": champion.readout_layer,
     }
     write_json(places.encoding_scores_file, {"rows": [row]})
-    update_cards(places, Registry(Projection(ledger, places.artifacts_uri)))
+    update_cards(places, ledger.plan, Registry(Projection(ledger, places.artifacts_uri)))
     Path(str(places.encoding_scores_file)).unlink()
     card = card_of(places, "champion")
     assert "| test r | 0.123, 77 pictures |" in card

@@ -14,8 +14,8 @@ from torch import Tensor
 from trainables.encoding import _solvers
 from trainables.encoding.linear import LinearEncoder
 
-_VOXELS_AT_A_TIME = 4096
-"""A whole subject has tens of thousands of voxels: residuals of all of them at once would take gigabytes."""
+_VOXELS_AT_A_TIME = 16_384
+"""Times penalties. A whole subject has tens of thousands of voxels: their residuals at once would take gigabytes."""
 DEFAULT_ALPHAS = tuple(float(alpha) for alpha in np.logspace(-1, 7, 9))
 
 
@@ -110,7 +110,7 @@ def fit_gram(
     components = _solvers.principal_components(gram, n_components, relative_tolerance)
     precision = torch.float32 if responses.dtype == torch.float32 else torch.float64
     means, alphas_found, duals = [], [], []
-    for block in responses.split(_VOXELS_AT_A_TIME, dim=1):
+    for block in responses.split(max(1, _VOXELS_AT_A_TIME // len(penalties)), dim=1):
         mean = block.mean(dim=0, dtype=torch.float64)
         centred = block - mean
         errors = _solvers.leave_one_out_errors(components, centred, penalties, precision)
