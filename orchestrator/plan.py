@@ -1,4 +1,4 @@
-"""What a sweep computes: targets x methods x budget. Of an existing sweep these grow; the rest is fixed when it is made."""
+"""What a sweep computes: targets x methods x budget; these may grow, the rest is fixed when the sweep is made."""
 
 from __future__ import annotations
 
