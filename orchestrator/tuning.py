@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +27,7 @@ from orchestrator.progress import SweepProgress
 from orchestrator.pruning import StudyPruning
 from orchestrator.reclaim import abandoned_reclaimed
 from orchestrator.search import StudySearch
+from orchestrator.selected import read_selection
 from orchestrator.slot import Slot
 from orchestrator.storage import SweepStorage, ray_storage, storage_errors
 from trainables.data.cache import cache_limit
@@ -97,6 +98,7 @@ def run_trials(
     """
     settings = slot_settings(storage, ledger, profile)
     shares = {SHARED: settings, WHOLE_GPU: with_whole_gpu(settings)}
+    selected = {each.trial for each in read_selection(storage)} if storage.selection_file.exists() else set()
     forget_old_snapshots(storage, ledger)
 
     def job(trial: OpenTrial, score_to_beat: float, alone: bool) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def run_trials(
         return {"share": WHOLE_GPU if alone else SHARED, "trial": command}
 
     def finished(trial: OpenTrial) -> None:
-        forget_weights(storage, ledger, trial)
+        forget_weights(storage, ledger, trial, selected)
         forget_snapshots(storage, trial.study, trial.trial.number)
         progress.trial_ended(trial)
 
@@ -161,14 +163,16 @@ def _tuner(
     )
 
 
-def forget_weights(storage: SweepStorage, ledger: Ledger, ended: OpenTrial) -> None:
+def forget_weights(
+    storage: SweepStorage, ledger: Ledger, ended: OpenTrial, selected: Container[str] = frozenset()
+) -> None:
     """Delete the weights of this study's trials that are no longer among its best, and what attempts of ``ended`` that
-    died left of its own.
+    died left of its own; those of ``selected`` trials stay until the next `select`.
     """
     keep = {record.number for record in ledger.best(ended.study, ledger.plan.keep_weights)}
     for record in ledger.study_records(ended.study):
         wrote = record.details.get("weights") or record.number == ended.trial.number
-        if record.number in keep or record.state == "running" or not wrote:
+        if record.number in keep or record.uid in selected or record.state == "running" or not wrote:
             continue
         place = storage.trial_dir(record.study.target, record.study.method, record.number)
         with storage_errors(place, "delete"):
