@@ -168,7 +168,7 @@ def test_same_options_again_start_nothing(finished: str, storage: Path, demo_roo
 
 @pytest.mark.parametrize(
     ("option", "field"),
-    [("--epochs=3", "epochs"), ("--rois=V2v", "targets")],
+    [("--epochs=3", "epochs"), ("--seed=3", "seed")],
 )
 def test_other_options_are_refused_by_name(
     finished: str, storage: Path, demo_root: Path, option: str, field: str
