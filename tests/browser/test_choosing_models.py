@@ -85,7 +85,7 @@ def address(sweep: Maker) -> Iterator[str]:
         yield next(line.split()[1] for line in server.stdout if line.startswith("Open"))
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(30)
+        server.wait(90)
 
 
 @pytest.fixture(scope="module")
