@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from orchestrator.plan import SweepPlan
 from orchestrator.planning import SweepOptions, refuse_changes
@@ -21,9 +21,15 @@ def filled(options: SweepOptions, existing: SweepPlan) -> SweepOptions:
         "hemispheres": [target.hemisphere for target in single],
         "rois": [target.roi for target in single],
         "methods": existing.methods,
+        "cutoffs": existing.cutoffs,
     }
-    missing = {name: ",".join(dict.fromkeys(values)) for name, values in have.items() if not getattr(options, name)}
-    return replace(options, **missing)  # type: ignore[arg-type]
+    missing: dict[str, Any] = {
+        name: ",".join(dict.fromkeys(values)) for name, values in have.items() if not getattr(options, name)
+    }
+    for name in ("epochs", "grace_epochs", "batch_size"):
+        if getattr(options, name) is None:
+            missing[name] = getattr(existing, name)
+    return replace(options, **missing)
 
 
 def grown(existing: SweepPlan, plan: SweepPlan, options: SweepOptions, whole_grid: bool = True) -> SweepPlan:

@@ -113,7 +113,9 @@ def test_what_nobody_typed_is_what_the_sweep_has(tmp_path: Path) -> None:
     existing = small_plan(tmp_path, methods=("contrastive",), targets=(V1, EBA))
     options = filled(replace(OPTIONS, subjects="2"), existing)
     assert (options.subjects, options.hemispheres, options.rois) == ("2", "lh,rh", "V1v,EBA")
-    assert options.methods == "contrastive"
+    assert (options.methods, options.epochs, options.grace_epochs) == ("contrastive", 9, 1)
+    assert options.cutoffs == ",".join(existing.cutoffs)
+    assert filled(replace(OPTIONS, epochs=12), existing).epochs == 12
     assert filled(OPTIONS, existing).subjects == "subj01,subj02"
 
 
