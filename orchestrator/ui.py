@@ -67,6 +67,7 @@ def serve(name: str | None, storage_uri: str, tracking_uri: str | None, port: in
 def _watch(
     server: subprocess.Popen[bytes], log: IO[str], address: str, link: str, console: Console, as_json: bool
 ) -> None:
+    signal.signal(signal.SIGTERM, _end)  # or the server would outlive this process
     try:
         wait_until_up(server, log, address)
         if as_json:
@@ -79,6 +80,10 @@ def _watch(
         console.print("The MLflow UI has ended.")
     finally:
         end_group(server)
+
+
+def _end(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def end_group(server: subprocess.Popen[bytes]) -> None:

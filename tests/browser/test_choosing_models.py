@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,8 +83,8 @@ def address(sweep: Maker) -> Iterator[str]:
     try:
         yield next(line.split()[1] for line in server.stdout if line.startswith("Open"))
     finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(90)
+        server.terminate()
+        server.wait(60)
 
 
 @pytest.fixture(scope="module")
