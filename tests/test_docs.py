@@ -58,8 +58,21 @@ def test_commands_exist_and_take_these_options(page: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SWEEP_NAME", "lab")
     from sweep import cli
 
+    wrong = []
     for arguments in commands(page):
         if arguments and arguments != ["--version"] and "--help" not in arguments:
+            try:
+                parsed(cli, arguments)
+            except click.UsageError as error:
+                wrong.append((arguments, error.message))
+    assert wrong == []
+
+
+def test_a_command_that_is_not_there_would_be_seen() -> None:
+    from sweep import cli
+
+    for arguments in (["choose", "demo"], ["select", "demo", "--best"], ["compare", "demo"]):
+        with pytest.raises(click.UsageError):
             parsed(cli, arguments)
 
 

@@ -23,11 +23,6 @@ class KeptExperiment:
             found = self.client.search_experiments(ViewType.ALL, filter_string=f"tags.`sweep.id` = '{plan.sweep_id}'")
         self._experiment: Experiment | None = found[0] if found else None
 
-    @property
-    def artifacts(self) -> str | None:
-        """Where its artifacts lie; None if MLflow has no such experiment."""
-        return None if self._experiment is None else str(self._experiment.artifact_location)
-
     def is_taken(self, name: str) -> bool:
         """Whether another experiment, shown or not, has this name."""
         with tracking_errors(self.plan.tracking_uri):
