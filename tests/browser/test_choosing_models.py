@@ -67,6 +67,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Maker:
         if selected.champion and selected.key.target.roi == "V1v":
             registry.register(selected.key, vars(selected), predictor)
             registry.point(selected.key, selected.trial, champion=True)
+            registry.describe(
+                selected.key.target, selected.trial, f"# {selected.key.target.name}\n\n## Limits\n\nMany."
+            )
     png = io.BytesIO()
     Image.new("RGB", (320, 200), "teal").save(png, "PNG")
     log_figures(projection, {"encoding": png.getvalue()})
@@ -209,4 +212,7 @@ def test_models_page_says_what_it_is(sweep: Maker, context: BrowserContext, addr
     name = f"demo.{champion.key.target.slug}"
     page = opened(context, f"{address.partition('#')[0]}#/models/{name}", f"text={name}")
     page.get_by_text("@ champion").first.wait_for()
-    photographed(page, "model")
+    version = opened(context, f"{address.partition('#')[0]}#/models/{name}/versions/1", "text=Limits")
+    card = [version.get_by_role("heading", name=words).count() for words in (champion.key.target.name, "Limits")]
+    assert card == [1, 1], "the card is drawn as Markdown"
+    photographed(version, "model")
