@@ -156,7 +156,8 @@ def main() -> int:
         vars(tuning)["Slot"] = StubSlot
         progress = SweepProgress(Console(), plan)
         profile = Profile("stub", cpus_per_worker=1)
-        projector = Projector(Projection(ledger, storage.artifacts_uri))
+        Projection(ledger, storage.artifacts_uri)  # makes the tables
+        projector = Projector(plan, storage.artifacts_uri)
         with tuning.ray_running(None, cpus=asked.slots), watch.on():
             started = time.monotonic()
             tuning.run_trials(storage, ledger, profile, asked.slots, progress)

@@ -198,16 +198,21 @@ def execute(plan: SweepPlan, storage: SweepStorage, address: str | None, console
         ledger.open_studies()
         projection = Projection(ledger, storage.artifacts_uri)
         publish_views(projection.client, projection.experiment_id, plan)
-        projector = Projector(projection)
+        projector = Projector(plan, storage.artifacts_uri)
         progress = SweepProgress(console, plan, quiet)
         finished = False
         try:
             finished = _run_left(plan, storage, ledger, progress, address, console, quiet)
         finally:
             progress.stop()
-            tracked = projector.close()
+            tracked = projector.close(say_to(console, quiet))
         storage.forget_scratch()
         return Outcome(finished, tracked)
+
+
+def say_to(console: Console, quiet: bool) -> Callable[[str], None]:
+    """What tells people something, if they want to hear it."""
+    return (lambda _: None) if quiet else console.print
 
 
 def _run_left(
@@ -224,7 +229,7 @@ def _run_left(
         return True
     if not address:
         prepare_data(plan, console, quiet)
-    say: Callable[..., None] = (lambda *_: None) if quiet else console.print
+    say = say_to(console, quiet)
     say(f"Starting Ray {'at ' + address if address else 'on this machine'} …")
     with ray_running(address) as resources:
         profile = choose_profile(plan.profile, resources)

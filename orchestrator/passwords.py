@@ -103,13 +103,20 @@ def take_from_environment() -> None:
             os.environ[name] = address
 
 
+def known_passwords() -> dict[str, str]:
+    """Those that this process has in its environment, for one of its own that serves the ledger or MLflow."""
+    return {name: os.environ[name] for name in SECRETS if name in os.environ}
+
+
 @contextmanager
 def not_inherited() -> Iterator[None]:
     """While processes are started that are to know no password: they inherit the environment of that moment.
 
     A request to MLflow in that moment is refused, and made again by the projection.
     """
-    taken = {name: os.environ.pop(name) for name in SECRETS if name in os.environ}
+    taken = known_passwords()
+    for name in taken:
+        del os.environ[name]
     try:
         yield
     finally:

@@ -20,7 +20,6 @@ from mlflow import MlflowClient
 
 from orchestrator.plan import SweepPlan
 from orchestrator.tracking import projector as room
-from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.projector import Projector
 from tests.orchestrator.plans import V1_CONTRASTIVE, complete, open_ledger, small_plan
 
@@ -63,7 +62,8 @@ def server(database: str, port: int) -> Iterator[None]:
 def shown(database: str) -> dict[str, str]:
     client = MlflowClient(database)
     experiment = client.get_experiment_by_name("small")
-    assert experiment is not None
+    if experiment is None:  # the process has not begun
+        return {}
     return {run.data.tags["sweep.trial"]: run.info.status for run in client.search_runs([experiment.experiment_id])}
 
 
@@ -82,18 +82,17 @@ def test_server_that_was_away_is_caught_up_with(tracked_plan: SweepPlan, tmp_pat
     ledger = open_ledger(plan)
     first, second, third = (f"{V1_CONTRASTIVE.name}/0000{number}" for number in range(3))
     with server(database, port):
-        projector = Projector(Projection(ledger, "file:///nowhere"))
+        projector = Projector(plan, "file:///nowhere")
         complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
         wait_for(lambda: shown(database).get(first) == "FINISHED", "first run")
     began = time.monotonic()
     complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.2})  # a server that is away holds up no trial
     assert time.monotonic() - began < 5
-    wait_for(lambda: projector.last_error is not None, "error")
+    time.sleep(2 * room.PAUSE_SECONDS)  # at least one attempt fails
     with server(database, port):
         wait_for(lambda: shown(database).get(second) == "FINISHED", "second run")
         complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.3})
         assert projector.close()
-    assert projector.last_error is None
     assert shown(database) == dict.fromkeys([V1_CONTRASTIVE.name, first, second, third], "FINISHED")
 
 
@@ -101,23 +100,90 @@ def test_end_of_a_sweep_does_not_wait_for_ever(
     tracked_plan: SweepPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(room, "PATIENCE_AT_END_SECONDS", 3.0)
+    monkeypatch.setattr(room, "QUIET_SECONDS", 1.0)
     ledger = open_ledger(tracked_plan)
-    projector = Projector(Projection(ledger, "file:///nowhere"))
-    complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
     (tmp_path / "mlflow.db").write_bytes(b"no database any more" * 500)
-    assert not projector.close()
-    assert projector.last_error is not None
+    projector, said = Projector(tracked_plan, "file:///nowhere"), list[str]()
+    complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
+    assert not projector.close(said.append)
+    assert said == ["MLflow is being brought up to date …"]
+    assert not projector.process.is_alive()
     assert not [thread for thread in threading.enumerate() if thread.name == "mlflow-projection"]
+
+
+END_OF_TWO = {
+    V1_CONTRASTIVE.name: "KILLED",
+    f"{V1_CONTRASTIVE.name}/00000": "FINISHED",
+    f"{V1_CONTRASTIVE.name}/00001": "KILLED",
+}
 
 
 def test_last_state_is_written_at_the_end(tracked_plan: SweepPlan) -> None:
     ledger = open_ledger(tracked_plan)
-    projector = Projector(Projection(ledger, "file:///nowhere"))
+    projector = Projector(tracked_plan, "file:///nowhere")
     complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
     ledger.ask(V1_CONTRASTIVE)
     assert projector.close()
-    assert shown(tracked_plan.tracking_uri) == {
-        V1_CONTRASTIVE.name: "KILLED",
-        f"{V1_CONTRASTIVE.name}/00000": "FINISHED",
-        f"{V1_CONTRASTIVE.name}/00001": "KILLED",
-    }
+    assert shown(tracked_plan.tracking_uri) == END_OF_TWO
+
+
+@pytest.mark.parametrize("midway", [True, False], ids=["midway", "at the end"])
+def test_process_that_is_ended_is_started_again(
+    tracked_plan: SweepPlan, monkeypatch: pytest.MonkeyPatch, midway: bool
+) -> None:
+    """What a machine does that has no memory left."""
+    monkeypatch.setattr(room, "PAUSE_SECONDS", 0.2 if midway else 60.0)
+    ledger = open_ledger(tracked_plan)
+    projector = Projector(tracked_plan, "file:///nowhere")
+    first = projector.process
+    complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
+    first.kill()
+    first.join()
+    if midway:
+        wait_for(lambda: shown(tracked_plan.tracking_uri).get(f"{V1_CONTRASTIVE.name}/00000") == "FINISHED", "run")
+    ledger.ask(V1_CONTRASTIVE)
+    assert projector.close()
+    assert shown(tracked_plan.tracking_uri) == END_OF_TWO
+
+
+def test_signals_to_every_process_do_not_end_it(tracked_plan: SweepPlan) -> None:
+    """Ctrl-C in a terminal and a batch system's notice; the driver says when it is done."""
+    ledger = open_ledger(tracked_plan)
+    projector = Projector(tracked_plan, "file:///nowhere")
+    started = projector.process.pid
+    assert started is not None
+    for notice in (signal.SIGINT, signal.SIGTERM):
+        os.kill(started, notice)
+    complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
+    wait_for(lambda: shown(tracked_plan.tracking_uri).get(f"{V1_CONTRASTIVE.name}/00000") == "FINISHED", "run")
+    assert projector.process.pid == started
+    ledger.ask(V1_CONTRASTIVE)
+    assert projector.close()
+    assert shown(tracked_plan.tracking_uri) == END_OF_TWO
+
+
+DIES = """
+import os, signal, sys
+from orchestrator.plan import SweepPlan
+from orchestrator.tracking.projector import Projector
+from tests.orchestrator.plans import small_plan
+from pathlib import Path
+
+if __name__ == "__main__":
+    projector = Projector(small_plan(Path(sys.argv[1])), "file:///nowhere")
+    print(projector.process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL) if sys.argv[2] == "killed" else sys.exit("an error")
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "left"])
+def test_process_ends_with_its_driver(tracked_plan: SweepPlan, tmp_path: Path, end: str) -> None:
+    open_ledger(tracked_plan)
+    (tmp_path / "dies.py").write_text(DIES)
+    command = [sys.executable, str(tmp_path / "dies.py"), str(tmp_path), end]
+    paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=100)
+    assert done.returncode != 0
+    place = Path("/proc", done.stdout.strip())
+    wait_for(lambda: not place.exists() or "Z" in (place / "stat").read_text().split(")")[1][:3], "end")
+    assert "Traceback" not in done.stderr
