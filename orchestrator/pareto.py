@@ -11,12 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.hints import command
 from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import SCORES, StudyKey
 from orchestrator.storage import SweepStorage
+from orchestrator.tracking.client import tracking_errors
 from orchestrator.tracking.projection import Projection
-from orchestrator.tracking.views import mark_pareto
+from orchestrator.tracking.views import PARETO_TRIALS
 from trainables.errors import ConfigError
 from trainables.target import Target
 
@@ -118,4 +120,22 @@ def pareto_and_print(name: str, storage: str, by: Sequence[str], as_json: bool) 
         "have the tag pareto = true."
     )
     table.caption_justify = "left"
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(f"\nNext:  {command('ui', name, '--storage', storage, '--view', 'pareto')}", soft_wrap=True)
+
+
+def mark_pareto(projection: Projection, trials: Sequence[str]) -> None:
+    """Mark these trials as the sweep's Pareto set, and no others.
+
+    Raises:
+        StorageError: MLflow cannot be written.
+    """
+    client = projection.client
+    with tracking_errors(projection.plan.tracking_uri):
+        for run in client.search_runs([projection.experiment_id], PARETO_TRIALS, max_results=1000):
+            if run.data.tags["sweep.trial"] not in trials:
+                client.set_tag(run.info.run_id, "pareto", "false")
+        for trial in trials:
+            if run_id := projection.run_id(trial):
+                client.set_tag(run_id, "pareto", "true")

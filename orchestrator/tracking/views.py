@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 
 from orchestrator.plan import SweepPlan
 from orchestrator.tracking.client import connect, tracking_errors
+from orchestrator.tracking.contents import FURTHER_SCORES
 from orchestrator.tracking.figures import FOLDER, KIND, PAGE
-from orchestrator.tracking.projection import Projection
 from trainables.errors import ConfigError
 
 PREFIX = "mlflow.sharedViewState."
@@ -30,6 +30,7 @@ BEST = "best"
 """The view that a link opens if nobody names another."""
 TRIALS = "tags.kind = 'trial'"
 BEST_TRIALS = "tags.best = 'true'"
+PARETO_TRIALS = "tags.pareto = 'true'"
 
 R, TEST_R = "metrics.`val/encoding_r`", "metrics.`test/encoding_r`"
 RUN_NAME, CREATED, DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"
@@ -109,6 +110,10 @@ def views_of(plan: SweepPlan, metrics: Iterable[str] = ()) -> list[View]:
                 is_chart=True,
             )
         )
+    if len(plan.scores) > 1:
+        scores = [f"metrics.`{FURTHER_SCORES[name]}`" for name in plan.scores if name in FURTHER_SCORES]
+        state = _table(PARETO_TRIALS, [R, *scores, *PLACES, *PARAMETERS])
+        views.append(View("pareto", "Pareto set of select --by", state))
     curves = _charts(BEST_TRIALS, trial_columns, [_line("val/encoding_r"), _line("train/loss")], known, shown=20)
     views.append(View("curves", "Curves of the best trials", curves, is_chart=True))
     for roi in dict.fromkeys(target.roi for target in plan.targets):
@@ -276,19 +281,3 @@ def _line(metric: str) -> dict[str, Any]:
         "useGlobalLineSmoothing": True,
         "range": {},
     }
-
-
-def mark_pareto(projection: Projection, trials: Sequence[str]) -> None:
-    """Mark these trials as the sweep's Pareto set, and no others.
-
-    Raises:
-        StorageError: MLflow cannot be written.
-    """
-    client = projection.client
-    with tracking_errors(projection.plan.tracking_uri):
-        for run in client.search_runs([projection.experiment_id], "tags.pareto = 'true'", max_results=1000):
-            if run.data.tags["sweep.trial"] not in trials:
-                client.set_tag(run.info.run_id, "pareto", "false")
-        for trial in trials:
-            if run_id := projection.run_id(trial):
-                client.set_tag(run_id, "pareto", "true")

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from orchestrator.ledger import Ledger
-from orchestrator.pareto import pareto_points
+from orchestrator.pareto import mark_pareto, pareto_points
 from orchestrator.plan import SweepPlan
 from orchestrator.storage import SweepStorage
 from orchestrator.tracking.projection import Projection
-from orchestrator.tracking.views import mark_pareto
 from tests.orchestrator.plans import EBA_CONTRASTIVE, V1_CONTRASTIVE, V1_UNTUNED, complete, open_ledger, small_plan
 from trainables.errors import ConfigError
 

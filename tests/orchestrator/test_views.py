@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,6 +68,14 @@ def test_metrics_that_runs_have_become_columns_and_axes(tracked_plan: SweepPlan)
     (card,) = [card for card in views["classification"].state["compareRunCharts"] if not card["deleted"]]
     assert (card["xaxis"]["key"], card["yaxis"]["key"]) == ("classification/caltech", "test/encoding_r")
     assert "metrics.`test/encoding_r`" in views["best"].state["selectedColumns"]
+
+
+def test_sweep_with_several_scores_has_a_view_of_their_pareto_set(tracked_plan: SweepPlan) -> None:
+    assert "pareto" not in {view.key for view in views_of(tracked_plan)}
+    plan = replace(tracked_plan, scores=("encoding", "classification"), labelled="/data/caltech")
+    (view,) = [view for view in views_of(plan) if view.key == "pareto"]
+    assert view.state["searchFilter"] == "tags.pareto = 'true'"
+    assert "metrics.`val/classification_accuracy`" in view.state["selectedColumns"]
 
 
 def test_best_trial_of_each_study_is_marked_and_no_former_one(tracked_plan: SweepPlan) -> None:
