@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.launch import open_sweep
-from orchestrator.ledger import TrialRecord
+from orchestrator.records import TrialRecord
 from tests.sweeps import Driver
 from trainables.data.demo import make_demo
 

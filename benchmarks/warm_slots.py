@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.profiles import PROFILES
-from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.ledger import Ledger
 from orchestrator.planning import SweepOptions, make_plan
 from orchestrator.progress import SweepProgress
+from orchestrator.records import TrialRecord
 from orchestrator.storage import SweepStorage
 from orchestrator.tuning import ray_running, run_trials
 from trainables.data.demo import make_demo

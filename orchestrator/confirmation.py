@@ -22,10 +22,11 @@ from scipy import stats
 from orchestrator.conclusion import STUDIES_WITHOUT_SCORE
 from orchestrator.hints import command, joined
 from orchestrator.launch import Outcome, execute, load_plan, make_sweep, open_sweep
-from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.ledger import Ledger
 from orchestrator.node_watch import INTERRUPTED
 from orchestrator.passwords import without_password
 from orchestrator.plan import StudyKey, SweepPlan, plain
+from orchestrator.records import TrialRecord, by_candidate
 from orchestrator.storage import SweepStorage
 from trainables.data.splits import NESTED
 from trainables.errors import ConfigError
@@ -144,11 +145,9 @@ def _has_untuned(ledger: Ledger, key: StudyKey) -> bool:
 
 def scores_by_candidate(confirming: Ledger, key: StudyKey) -> list[list[TrialRecord]]:
     """Complete trials of each candidate of a study."""
-    seeds, records = confirming.plan.seeds, confirming.study_records(key)
-    return [
-        [r for r in records if r.state == "complete" and r.number // seeds == place]
-        for place in range(len(confirming.plan.candidates[key.name]))
-    ]
+    complete = [record for record in confirming.study_records(key) if record.state == "complete"]
+    grouped = by_candidate(complete, confirming.plan.seeds)
+    return [grouped.get(place, []) for place in range(len(confirming.plan.candidates[key.name]))]
 
 
 def confirmation_table(rows: Sequence[Confirmed]) -> Table:

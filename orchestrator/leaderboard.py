@@ -8,8 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.ledger import Ledger
 from orchestrator.plan import StudyKey
+from orchestrator.records import TrialRecord
 from orchestrator.storage import SweepStorage, read_json
 from trainables.data.splits import NESTED
 

@@ -7,58 +7,23 @@ is taken up again as the very same Optuna trial: same number, same parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from statistics import fmean
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from orchestrator.ledger_storage import ledger_errors, open_storage
 from orchestrator.neighbours import Find, borrowed, find_of
 from orchestrator.plan import StudyKey, SweepPlan, stable_seed
+from orchestrator.records import STATES, TrialRecord, record_of, typical
 from orchestrator.suggestions import trial_config
 from search_spaces import first_extras
 from trainables.config import TrialConfig
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-STATES = {
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """What the ledger knows of one trial."""
-
-    study: StudyKey
-    number: int
-    state: str
-    """``running``, ``complete``, ``pruned`` or ``failed``."""
-    config: dict[str, Any]
-    """`TrialConfig.to_dict`."""
-    value: float | None
-    """Validation score, mean Pearson r; of a pruned trial the last one it reached."""
-    scores: dict[int, float]
-    """Validation score by epoch."""
-    details: dict[str, Any]
-    """What the worker reported at the end: loss by epoch, r by readout layer, speed."""
-    error: str | None
-    started_ms: int
-    ended_ms: int | None
-
-    @property
-    def uid(self) -> str:
-        """``subj01/lh/V1v/contrastive/00007``; unique in its sweep, the same after a resume."""
-        return f"{self.study.name}/{self.number:05d}"
 
 
 @dataclass
@@ -243,7 +208,7 @@ class Ledger:
         except KeyError:  # the sweep died before it made this study
             return []
         return [
-            _record(key, trial)
+            record_of(key, trial)
             for trial in trials
             if trial.state != TrialState.WAITING and "config" in trial.user_attrs
         ]
@@ -260,45 +225,3 @@ class Ledger:
         if self.plan.candidates and (first := typical(complete, self.plan.seeds)):
             ranked = [first, *(record for record in ranked if record.number != first.number)]
         return ranked[:count]
-
-
-def typical(complete: Sequence[TrialRecord], seeds: int) -> TrialRecord | None:
-    """Of the candidate with the best mean over its seeds, the trial nearest to that mean, with the mean as its value.
-
-    Args:
-        complete: trials of a study of a confirming sweep that have ended well.
-        seeds: on which each candidate runs.
-    """
-    grouped: dict[int, list[tuple[TrialRecord, float]]] = {}
-    for record in complete:
-        if record.value is not None:
-            grouped.setdefault(record.number // seeds, []).append((record, record.value))
-    if not grouped:
-        return None
-    best = max(grouped.values(), key=lambda group: fmean(value for _, value in group))
-    mean = fmean(value for _, value in best)
-    return replace(min(best, key=lambda pair: abs(pair[1] - mean))[0], value=mean)
-
-
-def _record(key: StudyKey, trial: FrozenTrial) -> TrialRecord:
-    kept: dict[str, float] = trial.user_attrs.get("scores", {})
-    scores = dict(trial.intermediate_values) or {int(epoch): score for epoch, score in kept.items()}
-    value = trial.values[0] if trial.values else None
-    if value is None and scores:
-        value = scores[max(scores)]
-    return TrialRecord(
-        study=key,
-        number=trial.number,
-        state=STATES[trial.state],
-        config=trial.user_attrs["config"],
-        value=value,
-        scores=scores,
-        details=trial.user_attrs.get("details", {}),
-        error=trial.user_attrs.get("error"),
-        started_ms=_milliseconds(trial.datetime_start) or 0,
-        ended_ms=_milliseconds(trial.datetime_complete),
-    )
-
-
-def _milliseconds(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp() * 1000)

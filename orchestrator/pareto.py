@@ -13,8 +13,9 @@ from rich.table import Table
 
 from orchestrator.hints import command
 from orchestrator.launch import open_sweep
-from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.ledger import Ledger
 from orchestrator.plan import SCORES, StudyKey
+from orchestrator.records import TrialRecord
 from orchestrator.storage import SweepStorage
 from orchestrator.tracking.client import tracking_errors
 from orchestrator.tracking.projection import Projection

@@ -13,8 +13,9 @@ from upath import UPath
 
 from orchestrator.hints import command
 from orchestrator.launch import open_sweep
-from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.ledger import Ledger
 from orchestrator.plan import StudyKey
+from orchestrator.records import TrialRecord
 from orchestrator.registry_cards import write_cards
 from orchestrator.selected import Selected
 from orchestrator.storage import SweepStorage, write_json

@@ -18,7 +18,8 @@ from unittest.mock import patch
 from mlflow import MlflowClient
 
 from orchestrator.launch import open_sweep
-from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.ledger import Ledger
+from orchestrator.records import TrialRecord
 from sweep import main as command_line_of_sweep
 
 ROOT = Path(__file__).parents[1]

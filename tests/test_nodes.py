@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 from ray.util.state import list_actors
 
 from orchestrator.launch import open_sweep
-from orchestrator.ledger import TrialRecord
+from orchestrator.records import TrialRecord
 from tests.sweeps import driver
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.long]

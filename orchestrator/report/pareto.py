@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from orchestrator.ledger import TrialRecord
 from orchestrator.plan import StudyKey
+from orchestrator.records import TrialRecord
 from orchestrator.report.drawing import METHOD_COLOURS, METHOD_MARKERS, OTHER_COLOUR, draw
 from orchestrator.report.parts import Cell, Column, Picture, Table, file_name
 from orchestrator.report.results import Results

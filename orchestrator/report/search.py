@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from orchestrator.ledger import TrialRecord
+from orchestrator.records import TrialRecord
 from orchestrator.report.drawing import (
     DIVERGING,
     MARKERS,

@@ -7,8 +7,8 @@ from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
 
-from orchestrator.ledger import TrialRecord
 from orchestrator.plan import StudyKey, SweepPlan
+from orchestrator.records import TrialRecord
 from trainables.config import TrialConfig
 
 RUN_STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "running": "RUNNING"}

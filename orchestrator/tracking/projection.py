@@ -13,9 +13,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.ledger import Ledger
 from orchestrator.passwords import without_password
 from orchestrator.plan import StudyKey, SweepPlan
+from orchestrator.records import TrialRecord
 from orchestrator.tracking.client import connect, is_server, tracking_errors
 from orchestrator.tracking.contents import (
     RUN_STATUS,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.launch import open_sweep
-from orchestrator.ledger import TrialRecord
+from orchestrator.records import TrialRecord
 from tests.remote.fault_proxy import ALWAYS, FaultProxy
 from tests.remote.s3 import BUCKET, names, upload
 from tests.sweeps import driver
