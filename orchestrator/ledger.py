@@ -13,12 +13,12 @@ from typing import Any
 import optuna
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from orchestrator.ledger_storage import ledger_errors, open_storage
 from orchestrator.neighbours import Find, borrowed, find_of
 from orchestrator.plan import StudyKey, SweepPlan, stable_seed
-from orchestrator.records import STATES, TrialRecord, record_of, typical
+from orchestrator.records import STATES, TrialRecord, record_of, typical, uid_of
 from orchestrator.suggestions import trial_config
 from search_spaces import first_extras
 from trainables.config import TrialConfig
@@ -37,7 +37,7 @@ class OpenTrial:
     @property
     def uid(self) -> str:
         """As `TrialRecord.uid`."""
-        return f"{self.study.name}/{self.trial.number:05d}"
+        return uid_of(self.study, self.trial.number)
 
 
 class Ledger:
@@ -202,16 +202,19 @@ class Ledger:
 
     def study_records(self, key: StudyKey) -> list[TrialRecord]:
         """Every started trial of one study, by number."""
+        return [record_of(key, trial) for trial in self._started(key)]
+
+    def uids(self, key: StudyKey) -> list[str]:
+        """Of every started trial of one study; as of `TrialRecord.uid`, without making the records."""
+        return [uid_of(key, trial.number) for trial in self._started(key)]
+
+    def _started(self, key: StudyKey) -> list[FrozenTrial]:
         try:
             with ledger_errors(self.plan.ledger):
                 trials = self.study(key).get_trials(deepcopy=False)
         except KeyError:  # the sweep died before it made this study
             return []
-        return [
-            record_of(key, trial)
-            for trial in trials
-            if trial.state != TrialState.WAITING and "config" in trial.user_attrs
-        ]
+        return [trial for trial in trials if trial.state != TrialState.WAITING and "config" in trial.user_attrs]
 
     def best(self, key: StudyKey, count: int = 1) -> list[TrialRecord]:
         """The best complete trials of a study, best first; an earlier trial wins a tie.

@@ -42,8 +42,13 @@ class TrialRecord:
 
     @property
     def uid(self) -> str:
-        """``subj01/lh/V1v/contrastive/00007``; unique in its sweep, the same after a resume."""
-        return f"{self.study.name}/{self.number:05d}"
+        """As of `uid_of`."""
+        return uid_of(self.study, self.number)
+
+
+def uid_of(study: StudyKey, number: int) -> str:
+    """``subj01/lh/V1v/contrastive/00007``; unique in its sweep, the same after a resume."""
+    return f"{study.name}/{number:05d}"
 
 
 def by_candidate(complete: Sequence[TrialRecord], seeds: int) -> dict[int, list[TrialRecord]]:

@@ -129,10 +129,11 @@ class Projection:
         self._unsure = True
         written = 0
         for key in self.plan.studies:
+            started = self.ledger.uids(key)
+            if self._settled.issuperset(started) and not (started and ended):
+                continue
             records = self.ledger.study_records(key)
             unsettled = [record for record in records if record.uid not in self._settled]
-            if not unsettled and not (records and ended):
-                continue
             parent = self._parent(key, records[0].started_ms)
             best = next(iter(self.ledger.best(key)), None)
             for record in unsettled:
