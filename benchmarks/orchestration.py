@@ -51,7 +51,7 @@ STUB_SECONDS = "STUB_SECONDS"
 class StubSlot(tune.Trainable):
     """A slot that sleeps, and answers with as much as a real one."""
 
-    def setup(self, config: dict[str, Any], **given: Any) -> None:
+    def setup(self, config: dict[str, Any]) -> None:
         """Take the first trial."""
         self.reset_config(config)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 from ray import tune
@@ -27,18 +27,27 @@ PATIENCE_SECONDS = 2.0
 """How long a slot waits for an answer before it looks whether its workers still live."""
 
 
+def slot_with(slot: type[tune.Trainable], shares: dict[str, dict[str, Any]]) -> type[tune.Trainable]:
+    """A slot that knows what a worker group is: that is written once, with the class, where Ray keeps its code.
+
+    It holds the names of all targets, and Tune keeps several copies of every trial's configuration. In Ray's object
+    store it would go with the raylet that it lies on, and the driver would end over the loss without a word.
+    """
+    return type(slot.__name__, (slot,), {"shares": shares})
+
+
 class Slot(tune.Trainable):
     """Runs trials one after another on one worker group."""
 
-    def setup(self, config: dict[str, Any], **given: Any) -> None:
+    shares: ClassVar[dict[str, dict[str, Any]]] = {}
+    """What a worker group is, by the share of a machine that a trial gets; see `slot_with`."""
+
+    def setup(self, config: dict[str, Any]) -> None:
         """Start the worker group, then take the first trial.
 
         Args:
             config: the trial, and which share of a machine it gets.
-            given: `shares`, what a worker group is. It holds the names of all targets, and Tune keeps several copies
-                of every trial's configuration: this comes by Ray's object store, once.
         """
-        self.shares: dict[str, dict[str, Any]] = given["shares"]
         self._start_group(config["share"])
         self.reset_config(config)
 

@@ -28,7 +28,7 @@ from orchestrator.pruning import StudyPruning
 from orchestrator.reclaim import abandoned_reclaimed
 from orchestrator.search import StudySearch
 from orchestrator.selected import read_selection
-from orchestrator.slot import Slot
+from orchestrator.slot import Slot, slot_with
 from orchestrator.storage import SweepStorage, ray_storage, storage_errors
 from trainables.data.cache import cache_limit
 from trainables.errors import ConfigError, StorageError
@@ -146,7 +146,7 @@ def _tuner(
 ) -> tune.Tuner:
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else one slot starts at a time; the search says how many
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(Slot, shares=shares), COORDINATOR),
+        tune.with_resources(slot_with(Slot, shares), COORDINATOR),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=StudyPruning(search),

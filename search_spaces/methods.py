@@ -11,8 +11,6 @@ from typing import Any
 
 import optuna
 
-from trainables.tuning.objectives import OBJECTIVES
-
 Suggest = Callable[[optuna.trial.BaseTrial, Sequence[str]], dict[str, Any]]
 
 RECIPE = {"temperature": 0.3, "learning_rate": 1e-4}
@@ -44,6 +42,8 @@ def untuned(trial: optuna.trial.BaseTrial, cutoffs: Sequence[str]) -> dict[str, 
 
 def objectives(trial: optuna.trial.BaseTrial, cutoffs: Sequence[str]) -> dict[str, Any]:
     """What `contrastive` explores, and the objective itself."""
+    from trainables.tuning.objectives import OBJECTIVES  # torch, which takes seconds and 300 MB, for their names
+
     name = trial.suggest_categorical("objective", [*OBJECTIVES, MIXED])
     values = {**contrastive(trial, cutoffs), "objective": name.removesuffix("+mse")}
     if name == MIXED:

@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 import ray
-from ray import tune
 from ray._common.test_utils import wait_for_condition
 from ray.cluster_utils import Cluster
 from upath import UPath
 
 from cluster import spot_watcher
 from cluster.spot_watcher import aws_notice, gcp_notice
-from orchestrator.slot import Slot
+from orchestrator.slot import Slot, slot_with
 from trainables.config import TrialConfig
 from trainables.models.weights import load_weights, save_weights
 from trainables.target import Target
@@ -141,7 +140,7 @@ def slot_with_long_trial(data: Path, place: Path, cache: Path) -> Any:
     places = {"weights_dir": str(place / "model"), "snapshot_dir": str(place / "snapshots")}
     slot = {"workspace": asdict(work), "workers": 1, "cpus": 2, "gpus": 0.0, "scratch": str(place / "scratch")}
     trial = {"config": config.to_dict(), "score_to_beat": -1.0, **places}
-    with_share: Any = tune.with_parameters(Slot, shares={"own": slot})
+    with_share: Any = slot_with(Slot, {"own": slot})
     return ray.remote(num_cpus=0.01)(with_share).remote({"share": "own", "trial": trial})
 
 

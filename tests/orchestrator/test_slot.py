@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 import ray
 import torch
-from ray import tune
 from ray._private.worker import get_dashboard_url
 from upath import UPath
 
 from orchestrator.mailbox import Mailbox
-from orchestrator.slot import Slot
+from orchestrator.slot import Slot, slot_with
 from trainables.config import TrialConfig
 from trainables.data.algonauts import open_algonauts
 from trainables.data.responses import load_target
@@ -108,7 +107,7 @@ class SlotAtWork:
         self._slot: dict[str, Any] = {"workspace": asdict(workspace), "workers": 1, "cpus": 1, "gpus": 0.0}
         self._slot["scratch"] = str(folder / "scratch")
         self._shares = 0
-        slot = tune.with_parameters(OpenSlot, shares={"0": self._slot})
+        slot = slot_with(OpenSlot, {"0": self._slot})
         self.actor: Any = ray.remote(num_cpus=0.01)(slot).remote({"share": "0", "trial": trial})
         self.worker = 0
         """Process id of the worker that gave the last answer."""

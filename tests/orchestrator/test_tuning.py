@@ -26,7 +26,7 @@ ATTEMPTS = 1 + tuning.SLOT_ATTEMPTS
 class StubSlot(tune.Trainable):
     """Dies as often as a file says for its trial, then gives a score."""
 
-    def setup(self, config: dict[str, Any], **given: Any) -> None:
+    def setup(self, config: dict[str, Any]) -> None:
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -52,14 +52,14 @@ class StubSlot(tune.Trainable):
 class SlowToStart(StubSlot):
     """Trials of a moment; all slots but the first take as long to start as many of them."""
 
-    def setup(self, config: dict[str, Any], **given: Any) -> None:
+    def setup(self, config: dict[str, Any]) -> None:
         place = Path(config["trial"]["weights_dir"].removeprefix("file://")).parents[3] / "slots"
         place.mkdir(exist_ok=True)
         (place / str(os.getpid())).touch()
         self.mine = place / str(os.getpid())
         if len(list(place.iterdir())) > 1:
             time.sleep(5)
-        super().setup(config, **given)
+        super().setup(config)
 
     def step(self) -> dict[str, Any]:
         time.sleep(0.3)

@@ -8,9 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import Subset, random_split
 
 from trainables.errors import DataError
 
@@ -99,6 +97,9 @@ def published_a_split(n: int) -> Split:
             f"{n} stimuli leave {n_train} to train and {n - n_train} to test under {PUBLISHED_A}; "
             f"expected at least {MIN_STIMULI} in each"
         )
+    import torch  # takes seconds and 300 MB, which no other split needs
+    from torch.utils.data import Subset, random_split
+
     # Its own generator draws what the global one draws after torch.manual_seed(0), and leaves that one alone.
     generator = torch.Generator().manual_seed(0)
     train: Subset[int]
