@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.launch import open_sweep
+from orchestrator.opening import open_sweep
 from orchestrator.records import TrialRecord
 from tests.sweeps import Driver
 from trainables.data.demo import make_demo

@@ -31,7 +31,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.launch import open_sweep
+from orchestrator.opening import open_sweep
 from orchestrator.records import TrialRecord
 from tests.sweeps import Driver
 from trainables.data.demo import make_demo

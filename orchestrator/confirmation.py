@@ -21,9 +21,10 @@ from scipy import stats
 
 from orchestrator.conclusion import STUDIES_WITHOUT_SCORE
 from orchestrator.hints import command, joined
-from orchestrator.launch import Outcome, execute, load_plan, make_sweep, open_sweep
+from orchestrator.launch import Outcome, execute, make_sweep
 from orchestrator.ledger import Ledger
 from orchestrator.node_watch import INTERRUPTED
+from orchestrator.opening import load_plan, open_sweep
 from orchestrator.passwords import without_password
 from orchestrator.plan import StudyKey, SweepPlan, plain
 from orchestrator.records import TrialRecord, by_candidate

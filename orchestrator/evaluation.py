@@ -15,9 +15,9 @@ from orchestrator.cells import OPTIMISTIC, SHARED, Cell, CellKey
 from orchestrator.comparisons import compare_methods
 from orchestrator.information_evaluation import information_rows, why_no_information
 from orchestrator.labelled_evaluation import classify_networks, landscapes
-from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger
 from orchestrator.networks import UNTUNED, Network, network_name, networks_of, places_of, subjects_of
+from orchestrator.opening import open_sweep
 from orchestrator.plan import SweepPlan
 from orchestrator.registry_cards import update_cards
 from orchestrator.salience_evaluation import salience_of_networks

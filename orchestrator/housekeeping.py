@@ -10,9 +10,9 @@ import optuna
 from upath import UPath
 
 from orchestrator.driver import sole_driver
-from orchestrator.launch import read_plan, write_plan
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import ledger_errors, open_storage
+from orchestrator.opening import read_plan, write_plan
 from orchestrator.plan import SweepPlan
 from orchestrator.selected import read_selection
 from orchestrator.storage import RENAMED, SweepStorage, storage_errors, write_json

@@ -72,7 +72,7 @@ def delete(name: str, yes: bool, storage: str, as_json: bool) -> None:
     """Delete a sweep for good: trials, scores, weights, MLflow runs, registered models."""
     from orchestrator.housekeeping import delete as remove
     from orchestrator.housekeeping import size
-    from orchestrator.launch import open_sweep
+    from orchestrator.opening import open_sweep
 
     _, ledger = open_sweep(name, storage)
     if not yes:

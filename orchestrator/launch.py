@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from rich.console import Console
 
@@ -15,13 +14,13 @@ from orchestrator.driver import SweepIsDrivenError, only_one, sole_driver
 from orchestrator.growing import filled, grown, what_is_new
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import open_storage
+from orchestrator.opening import load_plan, write_plan
 from orchestrator.passwords import without_passwords
 from orchestrator.plan import SweepPlan
 from orchestrator.planning import SweepOptions, make_plan
 from orchestrator.preparation import prepare_data, prepare_weights
 from orchestrator.progress import SweepProgress
-from orchestrator.selected import require_sweep
-from orchestrator.storage import SweepStorage, read_json, storage_errors, write_json
+from orchestrator.storage import SweepStorage, storage_errors
 from orchestrator.tracking.projection import Projection, withdraw_experiment
 from orchestrator.tracking.projector import Projector
 from orchestrator.tracking.views import publish_views
@@ -238,59 +237,3 @@ def _run_left(
         if waits := profile.waits_for_machines(resources, slots):
             say(f"Note: {waits}.")
         return run_trials(storage, ledger, profile, slots, progress)
-
-
-def open_sweep(name: str, storage: str) -> tuple[SweepStorage, Ledger]:
-    """The places and the ledger of an existing sweep, for reading.
-
-    Raises:
-        StorageError: there is none of that name.
-    """
-    places = SweepStorage(storage, name)
-    return places, Ledger(load_plan(places))
-
-
-def write_plan(storage: SweepStorage, plan: SweepPlan) -> None:
-    """Keep the plan; defaults that lie within the storage are left open, so that the storage can be moved.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    values = plan.to_dict()
-    for field, default in _movable(storage).items():
-        if values[field] == default:
-            values[field] = None
-    write_json(storage.plan_file, values)
-
-
-def _movable(storage: SweepStorage) -> dict[str, str]:
-    return {"ledger": str(storage.journal_file), "tracking_uri": storage.default_tracking_uri}
-
-
-def read_plan(storage: SweepStorage) -> SweepPlan:
-    """What the plan's file says, of a sweep that may be half renamed or half deleted.
-
-    Raises:
-        StorageError: there is none.
-    """
-    require_sweep(storage)
-    values = read_json(storage.plan_file)
-    if isinstance(values, dict):
-        values |= {field: default for field, default in _movable(storage).items() if values.get(field) is None}
-    return SweepPlan.from_dict(values)
-
-
-def load_plan(storage: SweepStorage) -> SweepPlan:
-    """The plan of an existing sweep.
-
-    Raises:
-        StorageError: there is none of that name.
-    """
-    plan = read_plan(storage)
-    if plan.name != storage.name:
-        raise StorageError(f"sweep {storage.name!r} is called {plan.name!r} now; use that name, or another")
-    if "://" not in plan.ledger and not Path(plan.ledger).exists():
-        raise StorageError(
-            f"the ledger {plan.ledger} of sweep {storage.name!r} is gone; bring it back, or start a new sweep"
-        )
-    return plan

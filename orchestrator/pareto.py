@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.hints import command
-from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger
+from orchestrator.opening import open_sweep
 from orchestrator.plan import SCORES, StudyKey
 from orchestrator.records import TrialRecord
 from orchestrator.storage import SweepStorage

@@ -7,9 +7,9 @@ import json
 from rich.console import Console
 
 from orchestrator.driver import is_driven
-from orchestrator.launch import open_sweep
 from orchestrator.leaderboard import Row, improvement_lines, leaderboard, leaderboard_table
 from orchestrator.leaderboard import as_json as plain
+from orchestrator.opening import open_sweep
 from orchestrator.status import status_json, status_lines
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -14,7 +15,6 @@ from rich.text import Text
 
 from orchestrator.ledger import Ledger, OpenTrial
 from orchestrator.plan import SweepPlan
-from orchestrator.search import StudySearch
 from trainables.target import Target
 
 FOOTER_LINES = 5
@@ -22,6 +22,9 @@ REFRESH_SECONDS = 1.0
 """The ledger is read at most this often, however many trials end."""
 LINE_SECONDS = 30.0
 """A log gets a line at most this often."""
+
+if TYPE_CHECKING:
+    from orchestrator.search import StudySearch  # imports Ray, which `status` does not need
 
 
 @dataclass

@@ -12,8 +12,8 @@ from typing import Any
 from upath import UPath
 
 from orchestrator.hints import command
-from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger
+from orchestrator.opening import open_sweep
 from orchestrator.plan import StudyKey
 from orchestrator.records import TrialRecord
 from orchestrator.registry_cards import write_cards

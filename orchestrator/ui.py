@@ -18,7 +18,7 @@ from typing import IO
 
 from rich.console import Console
 
-from orchestrator.launch import open_sweep
+from orchestrator.opening import open_sweep
 from orchestrator.passwords import without_passwords
 from orchestrator.storage import SweepStorage
 from trainables.errors import ConfigError, StorageError

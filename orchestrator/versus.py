@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.comparisons import finite
-from orchestrator.launch import open_sweep
 from orchestrator.leaderboard import Row, leaderboard
 from orchestrator.ledger import Ledger
+from orchestrator.opening import open_sweep
 from orchestrator.storage import SweepStorage
 from trainables.errors import ConfigError
 

@@ -17,8 +17,8 @@ from unittest.mock import patch
 
 from mlflow import MlflowClient
 
-from orchestrator.launch import open_sweep
 from orchestrator.ledger import Ledger
+from orchestrator.opening import open_sweep
 from orchestrator.records import TrialRecord
 from sweep import main as command_line_of_sweep
 

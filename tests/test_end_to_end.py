@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.launch import open_sweep
+from orchestrator.opening import open_sweep
 from orchestrator.storage import SweepStorage
 from tests.sweeps import SMALL, SmallSweep, Watched, assert_went_on, at_once
 from trainables.data.algonauts import open_algonauts

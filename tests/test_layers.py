@@ -115,6 +115,19 @@ def test_loading_check_sees_a_stranger() -> None:
     assert "ray" in modules_loaded_by("trainables.tuning.worker")
 
 
+@pytest.mark.parametrize(
+    ("modules", "strangers"),
+    [
+        (["orchestrator.printing", "orchestrator.status", "orchestrator.leaderboard"], {"torch", "ray", "mlflow"}),
+        (["orchestrator.tracking.projector"], {"torch", "ray"}),
+    ],
+    ids=["status and leaderboard", "the process that writes to MLflow"],
+)
+def test_what_only_looks_waits_for_no_large_package(modules: list[str], strangers: set[str]) -> None:
+    """Each takes seconds and some hundred megabytes."""
+    assert modules_loaded_by(*modules) & strangers == set()
+
+
 def test_settings_name_every_package() -> None:
     """A package that pyproject.toml forgets is neither installed nor held to the contracts."""
     settings = read_settings()

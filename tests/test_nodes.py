@@ -12,7 +12,7 @@ import pytest
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors
 
-from orchestrator.launch import open_sweep
+from orchestrator.opening import open_sweep
 from orchestrator.records import TrialRecord
 from tests.sweeps import driver
 

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from orchestrator.launch import open_sweep
+from orchestrator.opening import open_sweep
 from tests.sweeps import at_once
 from trainables.analyses.landscape import bhattacharyya_distances, oracle_probabilities
 

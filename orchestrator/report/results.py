@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.information_evaluation import why_no_information
-from orchestrator.launch import open_sweep
 from orchestrator.leaderboard import Row, leaderboard
 from orchestrator.ledger import Ledger
 from orchestrator.networks import network_name, subjects_of
+from orchestrator.opening import open_sweep
 from orchestrator.plan import StudyKey, SweepPlan
 from orchestrator.storage import SweepStorage, read_json, reading_arrays, storage_errors
 from trainables.data.splits import NESTED, PUBLISHED, PUBLISHED_A

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy
 
 from orchestrator import doctor
-from orchestrator.launch import open_sweep
+from orchestrator.opening import open_sweep
 from tests.servers import (
     BUCKET,
     DATABASE_PASSWORD,

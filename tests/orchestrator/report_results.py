@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from orchestrator.evaluation import table_head
-from orchestrator.launch import write_plan
 from orchestrator.ledger import Ledger
+from orchestrator.opening import write_plan
 from orchestrator.plan import StudyKey, SweepPlan
 from orchestrator.selected import Selected
 from orchestrator.selection import choose

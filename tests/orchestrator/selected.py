@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.launch import write_plan
 from orchestrator.ledger import Ledger
+from orchestrator.opening import write_plan
 from orchestrator.plan import StudyKey
 from orchestrator.selection import choose, select
 from orchestrator.storage import SweepStorage, write_json

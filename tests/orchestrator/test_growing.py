@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.growing import filled, grown, what_is_new
-from orchestrator.launch import load_plan
 from orchestrator.ledger import Ledger
+from orchestrator.opening import load_plan
 from orchestrator.plan import SweepPlan
 from orchestrator.planning import SweepOptions
 from orchestrator.search import StudySearch

@@ -12,7 +12,8 @@ from mlflow.entities import ViewType
 from orchestrator import housekeeping
 from orchestrator.driver import SweepIsDrivenError, sole_driver
 from orchestrator.housekeeping import archive, delete, rename, unarchive
-from orchestrator.launch import execute, load_plan, open_sweep
+from orchestrator.launch import execute
+from orchestrator.opening import load_plan, open_sweep
 from orchestrator.storage import SweepStorage, sweep_names
 from orchestrator.tracking.keeping import KeptExperiment
 from orchestrator.tracking.projection import Projection

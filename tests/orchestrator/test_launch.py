@@ -14,8 +14,9 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from orchestrator.driver import sole_driver
-from orchestrator.launch import _unmake, execute, load_plan, make_sweep, planned
+from orchestrator.launch import _unmake, execute, make_sweep, planned
 from orchestrator.ledger import Ledger
+from orchestrator.opening import load_plan
 from orchestrator.plan import SweepPlan
 from orchestrator.planning import SweepOptions
 from orchestrator.storage import SweepStorage

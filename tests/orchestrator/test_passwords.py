@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.launch import planned, write_plan
+from orchestrator.launch import planned
+from orchestrator.opening import write_plan
 from orchestrator.passwords import not_inherited, take_from_environment, without_password, without_passwords
 from orchestrator.planning import SweepOptions
 from tests.sweeps import SMALL, at_once

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from upath import UPath
 
-from orchestrator.launch import write_plan
 from orchestrator.ledger import Ledger
+from orchestrator.opening import write_plan
 from orchestrator.plan import StudyKey, SweepPlan
 from orchestrator.selection import choose, registrations, select
 from orchestrator.storage import SweepStorage, read_json

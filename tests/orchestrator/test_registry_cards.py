@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from orchestrator.launch import open_sweep
+from orchestrator.opening import open_sweep
 from orchestrator.registry_cards import update_cards
 from orchestrator.selected import read_selection
 from orchestrator.selection import challengers

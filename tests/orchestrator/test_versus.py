@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.launch import write_plan
 from orchestrator.ledger import Ledger
+from orchestrator.opening import write_plan
 from orchestrator.storage import SweepStorage
 from orchestrator.versus import compare_and_print, compare_sweeps
 from tests.orchestrator.plans import complete, open_ledger, small_plan

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.launch import open_sweep
+from orchestrator.opening import open_sweep
 from orchestrator.records import TrialRecord
 from tests.remote.fault_proxy import ALWAYS, FaultProxy
 from tests.remote.s3 import BUCKET, names, upload
