@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -32,6 +34,31 @@ POSTGRESQL: dict[str, Any] = {
         "tcp_user_timeout": 60_000,
     },
 }
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal file, which waits for the disk where a trial ends and not at each of the ten lines before.
+
+    Lines that no disk has yet survive the death of this process; a machine that loses its power loses trials in hand
+    anyway. What is written before an end is on the disk with it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path, self._exclusive = path, JournalFileSymlinkLock(path)
+        super().__init__(path, self._exclusive)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add lines of Optuna's format, all or, on a full disk, part of the first."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._exclusive.acquire()
+        try:
+            with Path(self._path).open("ab") as file:
+                file.write(lines.encode())
+                file.flush()
+                if any("datetime_complete" in log for log in logs):
+                    os.fsync(file.fileno())
+        finally:
+            self._exclusive.release()
 
 
 @contextmanager
@@ -58,7 +85,7 @@ def open_storage(ledger: str) -> BaseStorage:
             return _open_database(ledger)
         with storage_errors(ledger):
             Path(ledger).parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(ledger))
+            return JournalStorage(Journal(ledger))
     except (ValueError, KeyError) as error:  # what Optuna raises on a line that is no JSON, or not its own
         raise StorageError(
             f"ledger {without_password(ledger)} is damaged ({error}); restore it from a backup"
