@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import ray
 from mlflow import MlflowClient
 from ray._private.services import canonicalize_bootstrap_address
 from rich.console import Console
@@ -133,9 +134,9 @@ def test_another_cluster_of_this_machine_is_not_joined_unasked(monkeypatch: pyte
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
     monkeypatch.setenv("RAY_worker_maximum_startup_concurrency", "1")
     monkeypatch.setattr(tuning, "_keep_token_private", lambda: None)
-    joined: list[str | None] = []
-    monkeypatch.setattr(tuning.ray, "init", lambda address=None, **options: joined.append(address))
+    joined: list[str] = []
+    monkeypatch.setattr(ray, "init", lambda address="auto", **options: joined.append(address))
     tuning._start_ray(2, {})
     (address,) = joined
     assert canonicalize_bootstrap_address(address) is None
-    assert canonicalize_bootstrap_address(None) is not None, "what Ray does by default"
+    assert canonicalize_bootstrap_address("auto") is not None, "what Ray does with an address that it finds"
