@@ -269,9 +269,10 @@ def _start_ray(cores: int, quiet: dict[str, Any]) -> None:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(8 + 2 * cores))
     for attempt in range(1, RAY_ATTEMPTS + 1):
         try:
+            # "local": without it Ray would join any other cluster that runs on this machine, which nobody named.
             # One logical core more than there are, for the coordinators, which only wait.
             with not_inherited():
-                ray.init(num_cpus=cores + 1, include_dashboard=True, dashboard_host="127.0.0.1", **quiet)
+                ray.init("local", num_cpus=cores + 1, include_dashboard=True, dashboard_host="127.0.0.1", **quiet)
         except Exception as error:  # Ray raises the bare class when its node does not start within 30 s
             ray.shutdown()
             if attempt == RAY_ATTEMPTS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,34 +10,16 @@ from pathlib import Path
 import click
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / ".github/CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```(?:console|bash|sh|shell)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+from tests import documented
+from tests.documented import PAGES, ROOT
+
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Arguments of every ``sweep.py`` in a page's console blocks."""
-    found = []
-    for block in FENCE.findall(page.read_text(encoding="utf-8")):
-        for line in block.replace("\\\n", " ").splitlines():
-            before, script, after = line.removeprefix("$ ").partition("sweep.py")
-            if script and "#" not in before and not re.match(r"[\w.]", after):
-                words = [word for word in shlex.split(after.replace("$step", "select"), comments=True) if word != "…"]
-                found.append(until_the_end_of_the_command(words))
-    return found
-
-
-def until_the_end_of_the_command(words: list[str]) -> list[str]:
-    arguments = []
-    for word in words:
-        if word in {"&&", "|", ";", "||", "&", ">", "--"}:
-            break
-        arguments.append(word.rstrip(";"))
-        if word.endswith(";"):
-            break
-    return arguments
+    """Arguments of every ``sweep.py`` that a page tells to type."""
+    return [arguments for command in documented.commands(page) for arguments in command.arguments]
 
 
 def parsed(group: click.Group, arguments: list[str], parent: click.Context | None = None) -> None:

@@ -10,9 +10,12 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import ray
 from mlflow import MlflowClient
+from ray._private.services import canonicalize_bootstrap_address
 from rich.console import Console
 
+from orchestrator import tuning
 from orchestrator.driver import sole_driver
 from orchestrator.launch import _unmake, execute, make_sweep, planned
 from orchestrator.ledger import Ledger
@@ -126,3 +129,15 @@ def test_what_ray_left_of_former_runs_is_deleted(demo_copy: Path, tmp_path: Path
     with patch("orchestrator.launch._run_left", return_value=True):
         execute(plan, places, None, Console(quiet=True), quiet=True)
     assert not Path(places.scratch).exists()
+
+
+def test_another_cluster_of_this_machine_is_not_joined_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    monkeypatch.setenv("RAY_worker_maximum_startup_concurrency", "1")
+    monkeypatch.setattr(tuning, "_keep_token_private", lambda: None)
+    joined: list[str] = []
+    monkeypatch.setattr(ray, "init", lambda address="auto", **options: joined.append(address))
+    tuning._start_ray(2, {})
+    (address,) = joined
+    assert canonicalize_bootstrap_address(address) is None
+    assert canonicalize_bootstrap_address("auto") is not None, "what Ray does with an address that it finds"
