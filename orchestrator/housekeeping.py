@@ -16,6 +16,7 @@ from orchestrator.opening import read_plan, write_plan
 from orchestrator.plan import SweepPlan
 from orchestrator.selected import read_selection
 from orchestrator.storage import RENAMED, SweepStorage, storage_errors, write_json
+from orchestrator.tracking.client import is_server
 from orchestrator.tracking.keeping import KeptExperiment
 from trainables.errors import ConfigError
 
@@ -27,6 +28,8 @@ class Freed:
     n_bytes: int
     models: tuple[str, ...] = ()
     """Registered model versions, as ``name version 3``."""
+    left: str = ""
+    """What stays until ``mlflow gc``."""
 
 
 def rename(old: str, new: str, storage_uri: str) -> None:
@@ -112,7 +115,8 @@ def delete(name: str, storage_uri: str) -> Freed:
     _delete(places.root)
     if places.folder != name:
         _delete(places.base / name)
-    return Freed(freed, tuple(models))
+    served = is_server(plan.tracking_uri)  # its artifacts lie in its own place, not in the storage
+    return Freed(freed, tuple(models), "its rows, figures and models" if served else "its rows")
 
 
 @contextmanager

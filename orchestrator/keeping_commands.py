@@ -83,7 +83,7 @@ def delete(name: str, yes: bool, storage: str, as_json: bool) -> None:
         click.echo(json.dumps({"name": name, "freed_bytes": freed.n_bytes, "models": freed.models}))
         return
     models = f", {len(freed.models)} registered model versions" if freed.models else ""
-    click.echo(f"{name} is deleted; {size(freed.n_bytes)} freed{models}. `mlflow gc` removes its rows from MLflow.")
+    click.echo(f"{name} is deleted; {size(freed.n_bytes)} freed{models}. `mlflow gc` removes {freed.left} from MLflow.")
 
 
 @click.command()

@@ -28,6 +28,7 @@ from mlflow.entities import Run
 from moto.server import ThreadedMotoServer
 
 from orchestrator.plan import SweepPlan
+from tests.orchestrator.plans import small_plan
 from tests.sweeps import ROOT
 
 SCRIPTS = ROOT / "cluster/mlflow"
@@ -208,8 +209,14 @@ def runs_of(plan: SweepPlan) -> dict[str, Run]:
     """The runs of a sweep's trials and parents in MLflow, by what they stand for; each once."""
     client = MlflowClient(plan.tracking_uri)
     experiment = client.get_experiment_by_name(plan.name)
-    assert experiment is not None
+    if experiment is None:  # the process that writes has not begun
+        return {}
     found = client.search_runs([experiment.experiment_id], "tags.`sweep.trial` != ''")
     by_uid = {run.data.tags["sweep.trial"]: run for run in found}
     assert len(by_uid) == len(found), "a trial has two runs"
     return by_uid
+
+
+def plan_on(servers: Servers, folder: Path, name: str) -> SweepPlan:
+    """A small plan with its ledger and MLflow on the servers."""
+    return small_plan(folder, name=name, ledger=servers.database(), tracking_uri=servers.address, trials=3)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 from orchestrator.ledger import Ledger
 from orchestrator.passwords import known_passwords
@@ -40,8 +41,7 @@ class Projector:
         self._given = (plan, artifacts_uri, known_passwords(), PATIENCE_AT_END_SECONDS)
         self._closing = threading.Event()
         self._begin()
-        # A process that nobody closes would be waited for when this one ends.
-        atexit.register(self._let_go)
+        atexit.register(self._let_go)  # else this process, whatever ends it, would wait for one that waits for a server
         self._watch = threading.Thread(target=self._keep_alive, name="mlflow-projection", daemon=True)
         self._watch.start()
 
@@ -67,7 +67,7 @@ class Projector:
 
     def _let_go(self) -> None:
         self._closing.set()
-        self._ours.close()
+        self.process.kill()
 
     def close(self, say: Callable[[str], None] = lambda _: None) -> bool:
         """Have the last state written; False if MLflow stayed away, in which case a resume writes it.
@@ -103,6 +103,7 @@ def _project(
 ) -> None:
     """What the process does: write, until the driver asks for the last state or is no more."""
     os.environ.update(passwords)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     projection: Projection | None = None
     deadline: float | None = None
     try:
@@ -123,3 +124,10 @@ def _project(
                 time.sleep(PAUSE_SECONDS)
     except (EOFError, OSError):
         return  # the driver is dead; whoever resumes writes the rest
+
+
+def _end_with(driver: BaseProcess | None) -> None:
+    """End with the driver, also in the midst of waiting for a server."""
+    if driver is not None:
+        driver.join()
+        os._exit(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
@@ -25,7 +24,6 @@ from tests.servers import (
     postgres_is_missing,
     runs_of,
     s3,
-    servers_running,
 )
 from tests.sweeps import SMALL, Driver, SmallSweep, driver
 from trainables.errors import CortexSweepError
@@ -34,12 +32,6 @@ pytestmark = [
     pytest.mark.timeout(590),
     pytest.mark.skipif(bool(postgres_is_missing()), reason=postgres_is_missing() or "nothing is missing"),
 ]
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    with servers_running() as running:
-        yield running
 
 
 def test_doctor_tries_the_servers_artifacts(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,17 +24,16 @@ from orchestrator.tracking.client import connect
 from orchestrator.tracking.figures import log_figures
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.projector import PAUSE_SECONDS, Projector
-from tests.orchestrator.plans import V1_CONTRASTIVE, complete, open_ledger, small_plan
+from tests.orchestrator.plans import V1_CONTRASTIVE, complete, open_ledger
 from tests.servers import (
     DATABASE_PASSWORD,
-    KEYS,
     LEDGER_PASSWORD,
     PASSWORDS,
     SWEEP_PASSWORD,
     Servers,
+    plan_on,
     postgres_is_missing,
     runs_of,
-    servers_running,
 )
 from tests.sweeps import ROOT
 from trainables.errors import StorageError
@@ -46,34 +44,6 @@ pytestmark = [
 ]
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 SWEEP = ("sweep", SWEEP_PASSWORD)
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    with servers_running() as running:
-        yield running
-
-
-@pytest.fixture
-def head(servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Servers:
-    """What the head of a cluster has: two files with passwords, and no key of the bucket."""
-    for name in (*KEYS, "AWS_ENDPOINT_URL", "PGPASSWORD", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-        monkeypatch.delenv(name, raising=False)
-    home = tmp_path / "home"
-    (home / ".mlflow").mkdir(parents=True)
-    (home / ".mlflow/credentials").write_text(
-        f"[mlflow]\nmlflow_tracking_username = sweep\nmlflow_tracking_password = {SWEEP_PASSWORD}\n"
-    )
-    pgpass = home / ".pgpass"
-    pgpass.write_text(f"127.0.0.1:{servers.database_port}:ledger:sweep:{LEDGER_PASSWORD.replace(':', chr(92) + ':')}\n")
-    pgpass.chmod(0o600)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("PGPASSFILE", str(pgpass))  # not every libpq looks for the home in HOME
-    return servers
-
-
-def plan_on(servers: Servers, folder: Path, name: str) -> SweepPlan:
-    return small_plan(folder, name=name, ledger=servers.database(), tracking_uri=servers.address, trials=3)
 
 
 def wait_for(plan: SweepPlan, uid: str, timeout: float = 60) -> None:

@@ -163,21 +163,26 @@ def test_signals_to_every_process_do_not_end_it(tracked_plan: SweepPlan) -> None
 
 
 DIES = """
-import os, signal, sys
-from orchestrator.plan import SweepPlan
-from orchestrator.tracking.projector import Projector
-from tests.orchestrator.plans import small_plan
+import os, signal, socket, sys
 from pathlib import Path
 
+from orchestrator.tracking.projector import Projector
+from tests.orchestrator.plans import small_plan
+
 if __name__ == "__main__":
-    projector = Projector(small_plan(Path(sys.argv[1])), "file:///nowhere")
+    silent = socket.create_server(("127.0.0.1", 0))  # a server that takes calls and answers none
+    address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    projector = Projector(small_plan(Path(sys.argv[1]), tracking_uri=address), "file:///nowhere")
     print(projector.process.pid, flush=True)
+    silent.accept()
     os.kill(os.getpid(), signal.SIGKILL) if sys.argv[2] == "killed" else sys.exit("an error")
 """
 
 
 @pytest.mark.parametrize("end", ["killed", "left"])
-def test_process_ends_with_its_driver(tracked_plan: SweepPlan, tmp_path: Path, end: str) -> None:
+def test_process_ends_with_its_driver_though_it_waits_for_a_server(
+    tracked_plan: SweepPlan, tmp_path: Path, end: str
+) -> None:
     open_ledger(tracked_plan)
     (tmp_path / "dies.py").write_text(DIES)
     command = [sys.executable, str(tmp_path / "dies.py"), str(tmp_path), end]
@@ -185,5 +190,5 @@ def test_process_ends_with_its_driver(tracked_plan: SweepPlan, tmp_path: Path, e
     done = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=100)
     assert done.returncode != 0
     place = Path("/proc", done.stdout.strip())
-    wait_for(lambda: not place.exists() or "Z" in (place / "stat").read_text().split(")")[1][:3], "end")
+    wait_for(lambda: not place.exists() or "Z" in (place / "stat").read_text().split(")")[1][:3], "end", timeout=10)
     assert "Traceback" not in done.stderr
