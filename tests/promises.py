@@ -80,6 +80,12 @@ PROMISED: dict[str, tuple[Promise, ...]] = {
         Promise("python sweep.py leaderboard demo", says=("subj01/lh/V1v", "subj02/lh/V1v", "val r", "temp.")),
         Promise("python sweep.py compare demo other", says=("other less demo", "untuned", "95 %", "sign-flip")),
         Promise("python sweep.py confirm demo", says=("fresh seeds", "±"), makes=("results/demo-confirm/plan.json",)),
+        Promise(
+            "python sweep.py delete demo-confirm",
+            says=("Delete sweep demo-confirm", "freed"),
+            takes=("results/demo-confirm/plan.json",),
+            answers="y\n",
+        ),
         Promise("python sweep.py confirm demo --candidates *", says=("fresh seeds", "±")),
         Promise("python sweep.py select demo-confirm", says=("registered demo.subj01-lh-V1v", "`champion`")),
         Promise("python sweep.py select demo --by *", says=("less untuned", "subj01/lh/V1v", "pareto = true")),
@@ -119,7 +125,7 @@ PROMISED: dict[str, tuple[Promise, ...]] = {
         Promise("python sweep.py run *--rois all", says=("anna/lh/whole", "anna/rh/whole")),
     ),
     "extending.md": (
-        Promise("python sweep.py run *--dry-run", says=("contrastive", "hours"), takes=("results/cold/plan.json",)),
+        Promise("python sweep.py run *--dry-run", says=("cold would run 3 trials", "Nothing was started"), takes=("results/cold/plan.json",)),
         Promise("python sweep.py run *--space cold.py", says=("subj01/lh/V1v", "contrastive", "regression")),
     ),
     "faults.md": (Promise("python sweep.py resume NAME *", says=("subj01/lh/V1v", "python sweep.py select mine")),),

@@ -40,7 +40,7 @@ SMALLER = {
     "1-8": "1",
     "early,EBA": "V1v",
     "--trials 20": "--trials 4",
-    "--trials 12": "--trials 2",
+    "--trials 12": "--trials 1",
     "--epochs 12": "--epochs 2",
 }
 """Numbers of a page that stand for a real sweep, and those that are typed for them."""
