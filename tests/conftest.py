@@ -20,6 +20,7 @@ from trainables.data.algonauts import AlgonautsDataset, open_algonauts
 from trainables.data.demo import make_demo
 
 STARTS_RAY = (
+    "test_docs_run.py",
     "test_end_to_end.py",
     "test_failing_store.py",
     "test_faults.py",
