@@ -125,7 +125,11 @@ PROMISED: dict[str, tuple[Promise, ...]] = {
         Promise("python sweep.py run *--rois all", says=("anna/lh/whole", "anna/rh/whole")),
     ),
     "extending.md": (
-        Promise("python sweep.py run *--dry-run", says=("cold would run 3 trials", "Nothing was started"), takes=("results/cold/plan.json",)),
+        Promise(
+            "python sweep.py run *--dry-run",
+            says=("cold would run 3 trials", "Nothing was started"),
+            takes=("results/cold/plan.json",),
+        ),
         Promise("python sweep.py run *--space cold.py", says=("subj01/lh/V1v", "contrastive", "regression")),
     ),
     "faults.md": (Promise("python sweep.py resume NAME *", says=("subj01/lh/V1v", "python sweep.py select mine")),),
