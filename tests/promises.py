@@ -115,7 +115,7 @@ PROMISED: dict[str, tuple[Promise, ...]] = {
         Promise("export *", quick=True),
         _TOKEN,
         _LEFT_TO_EDIT,
-        Promise("python sweep.py run --dry-run *", says=("g6.2xlarge", "subj01")),
+        Promise("python sweep.py run --dry-run *", says=("g6.2xlarge", "US dollars", "Nothing was started")),
         Promise("python sweep.py resume nsd --storage s3://*", says=("subj01/lh/V1v",)),
         Promise(".venv/bin/python sweep.py doctor *", says=("data", "storage")),
         Promise(".venv/bin/python sweep.py status nsd *", says=("sweep nsd is finished", "subj01/lh/V1v")),
