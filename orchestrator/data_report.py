@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from orchestrator.hints import command
+from orchestrator.hints import command, count
 from trainables.data.check import CheckReport, check_dataset
 from trainables.data.demo import make_demo
 
@@ -46,7 +46,8 @@ def _print_report(report: CheckReport, console: Console) -> None:
     errors = sum(fault.severity == "error" for fault in report.faults)
     warnings = len(report.faults) - errors
     verdict = "ready for a sweep" if not errors else "mend the errors before a sweep"
-    console.print(f"{len(report.subjects)} subjects, {errors} errors, {warnings} warnings: {verdict}.")
+    found = [count(len(report.subjects), "subject"), count(errors, "error"), count(warnings, "warning")]
+    console.print(f"{', '.join(found)}: {verdict}.")
 
 
 def make_demo_and_print(directory: Path, subjects: int, seed: int, as_json: bool, console: Console) -> None:
@@ -68,8 +69,8 @@ def make_demo_and_print(directory: Path, subjects: int, seed: int, as_json: bool
         print(json.dumps({"directory": str(root), "subjects": subjects, "seed": seed}))
         return
     console.print(
-        f"Demo set in {root}: {subjects} subjects with simulated responses to photographs; their noise ceilings and "
-        f"best achievable scores are in truth.npz.\n"
+        f"Demo set in {root}: {count(subjects, 'subject')} with simulated responses to photographs; their noise "
+        f"ceilings and best achievable scores are in truth.npz.\n"
         f"Next:  {command('run', '--data', str(directory), '--space', 'smoke', '--name', 'demo')}",
         soft_wrap=True,
     )

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from upath import UPath
 
+from orchestrator.hints import count
 from orchestrator.passwords import without_password
 from orchestrator.storage import resolved, storage_errors, write_whole
 from trainables.errors import ConfigError, CortexSweepError
@@ -165,7 +166,8 @@ def _ledger(needs: Needs) -> Iterator[Line]:
     started = time.monotonic()
     studies = open_storage(needs.ledger).get_all_studies()
     milliseconds = 1000 * (time.monotonic() - started)
-    yield Line("ledger", "ok", f"{shown} answers, holds {len(studies)} studies ({milliseconds:.0f} ms)")
+    held = count(len(studies), "study", "studies")
+    yield Line("ledger", "ok", f"{shown} answers, holds {held} ({milliseconds:.0f} ms)")
     if shown != needs.ledger:
         said = "a password stands in --ledger, where others see it among the processes; put it in ~/.pgpass"
         yield Line("ledger", "wrong", said)

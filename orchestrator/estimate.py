@@ -14,6 +14,7 @@ from rich.console import Console
 
 import cluster
 from cluster.profiles import choose_profile
+from orchestrator.hints import count
 from orchestrator.launch import planned
 from orchestrator.plan import StudyKey, SweepPlan
 from orchestrator.planning import SweepOptions
@@ -179,8 +180,9 @@ def _print(
             else f"{both([v * 60 for v in values], '{:,.1f}')} minutes"
         )
 
+    trials, studies = count(work.trials, "trial"), count(work.studies, "study", "studies")
     lines = [
-        f"[bold]{plan.name}[/] would run {work.trials} trials in {work.studies} studies of {work.targets} targets:",
+        f"[bold]{plan.name}[/] would run {trials} in {studies} of {count(work.targets, 'target')}:",
         f"  {both(work.tuned)} pictures through tuning, {both(work.read)} through validation scores",
         f"  at {speed.tuning:.0f} and {speed.reading:.0f} pictures a second",
         f"  {time(hours)} of one slot",

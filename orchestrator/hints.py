@@ -1,4 +1,4 @@
-"""The commands that are named to people: as they start from the shell that shows them."""
+"""The commands that are named to people, as they start from the shell that shows them; and how many of a thing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def command(*arguments: str) -> str:
     if elsewhere := os.environ.get("SWEEP_COMMAND"):
         return f"{elsewhere} {shlex.join(arguments)}"
     return shlex.join([_interpreter(), _script(), *arguments])
+
+
+def count(n: int, noun: str, plural: str = "") -> str:
+    """``1 study``, ``2 studies``."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def joined(address: str | None) -> tuple[str, ...]:

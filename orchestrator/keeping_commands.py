@@ -70,14 +70,15 @@ def archive(name: str, undo: bool, storage: str, as_json: bool) -> None:
 @json_option
 def delete(name: str, yes: bool, storage: str, as_json: bool) -> None:
     """Delete a sweep for good: trials, scores, weights, MLflow runs, registered models."""
+    from orchestrator.hints import count
     from orchestrator.housekeeping import delete as remove
     from orchestrator.housekeeping import size
     from orchestrator.opening import open_sweep
 
     _, ledger = open_sweep(name, storage)
     if not yes:
-        trials = sum(len(ledger.study_records(key)) for key in ledger.plan.studies)
-        click.confirm(f"Delete sweep {name} with {trials} trials and its registered models?", abort=True, err=as_json)
+        trials = count(sum(len(ledger.study_records(key)) for key in ledger.plan.studies), "trial")
+        click.confirm(f"Delete sweep {name} with {trials} and its registered models?", abort=True, err=as_json)
     freed = remove(name, storage)
     if as_json:
         click.echo(json.dumps({"name": name, "freed_bytes": freed.n_bytes, "models": freed.models}))

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.hints import count
 from orchestrator.ledger import Ledger
 from orchestrator.plan import StudyKey
 from orchestrator.records import TrialRecord
@@ -181,7 +182,7 @@ def improvement_lines(rows: list[Row]) -> list[str]:
         if same:
             at_same = f"{sum(same) / len(same):+.4f} at the same readout layer ({sum(d > 0 for d in same)} above), "
         lines.append(
-            f"{method} less untuned, mean validation r over {len(won)} targets: {at_same}"
+            f"{method} less untuned, mean validation r over {count(len(won), 'target')}: {at_same}"
             f"{sum(best) / len(best):+.4f} best layer against best layer ({sum(d > 0 for d in best)} above)"
         )
     return lines

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from orchestrator.hints import command
+from orchestrator.hints import command, count
 from orchestrator.ledger import Ledger
 from orchestrator.progress import count_targets, duration, target_table
 
@@ -52,10 +52,10 @@ def status_lines(ledger: Ledger, storage: str, driven: bool) -> list[Table | str
     if not left:
         outlook = f"sweep {plan.name} is finished; `{command('leaderboard', *which)}` shows its best models"
     elif not driven:
-        outlook = f"{left} trials left; nobody runs it on this machine, `{command('resume', *which)}` goes on"
+        outlook = f"{count(left, 'trial')} left; nobody runs it on this machine, `{command('resume', *which)}` goes on"
     elif seconds is None:
-        outlook = f"{left} trials left; none ended in the last hour"
+        outlook = f"{count(left, 'trial')} left; none ended in the last hour"
     else:
-        outlook = f"{left} trials left, about {duration(seconds)} at the pace of the last hour"
+        outlook = f"{count(left, 'trial')} left, about {duration(seconds)} at the pace of the last hour"
     skipped = [f"skipped {roi.name}: {roi.reason}" for roi in plan.skipped]
     return [target_table(count_targets(ledger)), *skipped, outlook]

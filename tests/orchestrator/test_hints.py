@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.hints import command, joined
+from orchestrator.hints import command, count, joined
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,3 +64,8 @@ def test_a_cluster_that_was_typed_is_joined_again(monkeypatch: pytest.MonkeyPatc
     assert joined(None) == ()
     monkeypatch.setenv("SWEEP_ADDRESS", "auto")
     assert joined("auto") == ()
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    assert [count(n, "study", "studies") for n in (0, 1, 2)] == ["0 studies", "1 study", "2 studies"]
+    assert count(1, "trial") == "1 trial"
