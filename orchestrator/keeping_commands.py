@@ -81,9 +81,9 @@ def delete(name: str, yes: bool, storage: str, as_json: bool) -> None:
         click.confirm(f"Delete sweep {name} with {trials} and its registered models?", abort=True, err=as_json)
     freed = remove(name, storage)
     if as_json:
-        click.echo(json.dumps({"name": name, "freed_bytes": freed.n_bytes, "models": freed.models}))
+        click.echo(json.dumps({"name": name, "freed_bytes": freed.n_bytes, "models": freed.models, "left": freed.left}))
         return
-    models = f", {len(freed.models)} registered model versions" if freed.models else ""
+    models = f", {count(len(freed.models), 'registered model version')}" if freed.models else ""
     click.echo(f"{name} is deleted; {size(freed.n_bytes)} freed{models}. `mlflow gc` removes {freed.left} from MLflow.")
 
 

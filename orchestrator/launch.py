@@ -12,6 +12,7 @@ from rich.console import Console
 from cluster.profiles import choose_profile
 from orchestrator.driver import SweepIsDrivenError, only_one, sole_driver
 from orchestrator.growing import filled, grown, what_is_new
+from orchestrator.hints import count
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import open_storage
 from orchestrator.opening import load_plan, write_plan
@@ -21,6 +22,7 @@ from orchestrator.planning import SweepOptions, make_plan
 from orchestrator.preparation import prepare_data, prepare_weights
 from orchestrator.progress import SweepProgress
 from orchestrator.storage import SweepStorage, storage_errors
+from orchestrator.tracking.client import TRACKING_ERRORS
 from orchestrator.tracking.projection import Projection, withdraw_experiment
 from orchestrator.tracking.projector import Projector
 from orchestrator.tracking.views import publish_views
@@ -197,6 +199,8 @@ def execute(plan: SweepPlan, storage: SweepStorage, address: str | None, console
         ledger.open_studies()
         projection = Projection(ledger, storage.artifacts_uri)
         publish_views(projection.client, projection.experiment_id, plan)
+        if not ledger.trials_left():
+            return Outcome(True, _synced(projection))
         projector = Projector(plan, storage.artifacts_uri)
         progress = SweepProgress(console, plan, quiet)
         finished = False
@@ -207,6 +211,15 @@ def execute(plan: SweepPlan, storage: SweepStorage, address: str | None, console
             tracked = projector.close(say_to(console, quiet))
         storage.forget_scratch()
         return Outcome(finished, tracked)
+
+
+def _synced(projection: Projection) -> bool:
+    """Write what a former driver did not come to write; False if MLflow went away."""
+    try:
+        projection.sync(ended=True)
+    except (*TRACKING_ERRORS, StorageError):
+        return False
+    return True
 
 
 def say_to(console: Console, quiet: bool) -> Callable[[str], None]:
@@ -224,8 +237,6 @@ def _run_left(
     quiet: bool,
 ) -> bool:
     left = ledger.trials_left()
-    if not left:
-        return True
     if not address:
         prepare_data(plan, console, quiet)
     say = say_to(console, quiet)
@@ -233,7 +244,7 @@ def _run_left(
     with ray_running(address) as resources:
         profile = choose_profile(plan.profile, resources)
         slots = min(profile.slots(resources, can_grow=bool(address)), left)
-        say(f"Trials to run: {left}, on {slots} slot{'s' if slots > 1 else ''} (profile {profile.name}).")
+        say(f"Trials to run: {left}, on {count(slots, 'slot')} (profile {profile.name}).")
         if waits := profile.waits_for_machines(resources, slots):
             say(f"Note: {waits}.")
         return run_trials(storage, ledger, profile, slots, progress)

@@ -37,10 +37,11 @@ POSTGRESQL: dict[str, Any] = {
 
 
 class Journal(JournalFileBackend):
-    """Optuna's journal file, which waits for the disk where a trial ends and not at each of the ten lines before.
+    """Optuna's journal file, which does not wait for the disk at every line of the ten that a trial has.
 
-    Lines that no disk has yet survive the death of this process; a machine that loses its power loses trials in hand
-    anyway. What is written before an end is on the disk with it.
+    It waits where others may come to know what is written: when a trial is configured, has a score, and ends. All that
+    stands before is on the disk with it. Lines that no disk has survive the death of this process, not that of the
+    machine.
     """
 
     def __init__(self, path: str) -> None:
@@ -48,17 +49,23 @@ class Journal(JournalFileBackend):
         super().__init__(path, self._exclusive)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Add lines of Optuna's format, all or, on a full disk, part of the first."""
+        """Add lines of Optuna's format; on a full disk a beginning of them."""
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         self._exclusive.acquire()
         try:
             with Path(self._path).open("ab") as file:
                 file.write(lines.encode())
                 file.flush()
-                if any("datetime_complete" in log for log in logs):
+                if any(_must_last(log) for log in logs):
                     os.fsync(file.fileno())
         finally:
             self._exclusive.release()
+
+
+def _must_last(log: dict[str, Any]) -> bool:
+    """Whether a line holds a trial's configuration or scores, or its end."""
+    attributes = log.get("user_attr") or {}
+    return "datetime_complete" in log or "intermediate_value" in log or bool({"config", "scores"} & set(attributes))
 
 
 @contextmanager

@@ -110,10 +110,7 @@ def known_passwords() -> dict[str, str]:
 
 @contextmanager
 def not_inherited() -> Iterator[None]:
-    """While processes are started that are to know no password: they inherit the environment of that moment.
-
-    A request to MLflow in that moment is refused, and made again by the projection.
-    """
+    """While processes are started that are to know no password: they inherit the environment of that moment."""
     taken = known_passwords()
     for name in taken:
         del os.environ[name]

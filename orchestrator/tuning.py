@@ -222,6 +222,10 @@ def ray_running(address: str | None, cpus: int | None = None) -> Iterator[dict[s
     if ray.is_initialized():  # by a caller, which ends it too
         yield dict(ray.cluster_resources())
         return
+    if not address and (set_elsewhere := os.environ.get("RAY_ADDRESS")):
+        raise ConfigError(
+            f"RAY_ADDRESS is {set_elsewhere}; give --address auto to use that cluster, or unset it to start Ray here"
+        )
     cache_limit()  # a size that is none is told here, not by every worker
     os.environ.update(TUNE_SETTINGS)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}

@@ -6,7 +6,7 @@ Experiment = sweep; a parent run for each (target, method); a child run for each
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mlflow import MlflowClient
@@ -118,10 +118,11 @@ class Projection:
         """MLflow's id of the run with the tag ``sweep.trial`` = ``uid``."""
         return self._runs.get(uid)
 
-    def sync(self, ended: bool = False) -> int:
+    def sync(self, ended: bool = False, between: Callable[[], None] = lambda: None) -> int:
         """Write what the ledger holds and MLflow does not; returns how many runs were written.
 
-        With ``ended`` (nothing is running any more) trials in hand are closed as killed.
+        With ``ended`` (nothing is running any more) trials in hand are closed as killed. ``between`` is called whenever
+        a study is written.
         """
         self._unsure = self._unsure or ended  # whether the server went away between making a run and saying so
         if self._unsure:
@@ -130,7 +131,8 @@ class Projection:
         written = 0
         for key in self.plan.studies:
             started = self.ledger.uids(key)
-            if self._settled.issuperset(started) and not (started and ended):
+            known = key.name in self._written and self._settled.issuperset(started)
+            if not started or (known and not ended):
                 continue
             records = self.ledger.study_records(key)
             unsettled = [record for record in records if record.uid not in self._settled]
@@ -143,6 +145,7 @@ class Projection:
                     self._written[record.uid] = state
                     written += 1
             self._summarise(key, parent, records, best, ended)
+            between()
         self._unsure = False
         return written
 

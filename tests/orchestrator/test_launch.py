@@ -24,7 +24,7 @@ from orchestrator.plan import SweepPlan
 from orchestrator.planning import SweepOptions
 from orchestrator.storage import SweepStorage
 from tests.sweeps import at_once
-from trainables.errors import StorageError
+from trainables.errors import ConfigError, StorageError
 
 CONSTANT = "are the same for all training stimuli"
 V1 = ("--weights=random", "--space=smoke", "--rois=V1v", "--hemispheres=lh")
@@ -141,3 +141,11 @@ def test_another_cluster_of_this_machine_is_not_joined_unasked(monkeypatch: pyte
     (address,) = joined
     assert canonicalize_bootstrap_address(address) is None
     assert canonicalize_bootstrap_address("auto") is not None, "what Ray does with an address that it finds"
+
+
+def test_address_in_the_environment_alone_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself would join it; a second Ray beside it would count GPUs that the first has given away."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    with pytest.raises(ConfigError, match="RAY_ADDRESS is 127.0.0.1:6379; .*--address auto"), tuning.ray_running(None):
+        pass

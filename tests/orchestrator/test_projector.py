@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
 import signal
 import socket
@@ -13,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,7 +91,7 @@ def test_server_that_was_away_is_caught_up_with(tracked_plan: SweepPlan, tmp_pat
     began = time.monotonic()
     complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.2})  # a server that is away holds up no trial
     assert time.monotonic() - began < 5
-    time.sleep(2 * room.PAUSE_SECONDS)  # at least one attempt fails
+    time.sleep(12)  # a round begins within two seconds and gives up within eight
     with server(database, port):
         wait_for(lambda: shown(database).get(second) == "FINISHED", "second run")
         complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.3})
@@ -107,6 +110,7 @@ def test_end_of_a_sweep_does_not_wait_for_ever(
     complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
     assert not projector.close(said.append)
     assert said == ["MLflow is being brought up to date …"]
+    assert projector.process is not None
     assert not projector.process.is_alive()
     assert not [thread for thread in threading.enumerate() if thread.name == "mlflow-projection"]
 
@@ -136,6 +140,7 @@ def test_process_that_is_ended_is_started_again(
     ledger = open_ledger(tracked_plan)
     projector = Projector(tracked_plan, "file:///nowhere")
     first = projector.process
+    assert first is not None
     complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
     first.kill()
     first.join()
@@ -146,20 +151,84 @@ def test_process_that_is_ended_is_started_again(
     assert shown(tracked_plan.tracking_uri) == END_OF_TWO
 
 
-def test_signals_to_every_process_do_not_end_it(tracked_plan: SweepPlan) -> None:
-    """Ctrl-C in a terminal and a batch system's notice; the driver says when it is done."""
-    ledger = open_ledger(tracked_plan)
-    projector = Projector(tracked_plan, "file:///nowhere")
-    started = projector.process.pid
-    assert started is not None
+def run_as_driver(code: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A driver of its own: in this process former tests have started what a first projector starts."""
+    script = folder / "driver.py"
+    script.write_text(code)
+    paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(
+        [sys.executable, script, folder, *words], env=paths, capture_output=True, text=True, timeout=100
+    )
+
+
+SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
+
+from orchestrator.ledger import Ledger
+from orchestrator.tracking.projector import Projector
+from tests.orchestrator.plans import V1_CONTRASTIVE, small_plan
+
+if __name__ == "__main__":
+    plan = small_plan(Path(sys.argv[1]))
+    projector = Projector(plan, "file:///nowhere")
     for notice in (signal.SIGINT, signal.SIGTERM):
-        os.kill(started, notice)
+        os.kill(projector.process.pid, notice)
+    first = projector.process.pid
+    Ledger(plan).ask(V1_CONTRASTIVE)
+    assert projector.close()
+    assert projector.process.pid == first, "it was ended"
+"""
+
+
+def test_signals_to_every_process_do_not_end_it(tracked_plan: SweepPlan, tmp_path: Path) -> None:
+    """Ctrl-C in a terminal and a batch system's notice; the driver says when it is done."""
+    open_ledger(tracked_plan)
+    done = run_as_driver(SIGNALLED, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shown(tracked_plan.tracking_uri)[f"{V1_CONTRASTIVE.name}/00000"] == "KILLED"
+
+
+OWN_SPACE = """
+def cold(trial, cutoffs):
+    return {"temperature": trial.suggest_float("temperature", 0.01, 0.1)}
+
+from search_spaces import Space
+
+SPACE = Space("cold", methods=("contrastive",), rois=("V1v",), trials=2, epochs=2, suggest={"contrastive": cold})
+"""
+
+
+def test_plan_with_a_space_of_ones_own_reaches_the_process(tracked_plan: SweepPlan) -> None:
+    plan = replace(tracked_plan, space="mine.py", space_text=OWN_SPACE)
+    assert plan.search_space.suggest
+    ledger = open_ledger(plan)
+    projector = Projector(plan, "file:///nowhere")
     complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
-    wait_for(lambda: shown(tracked_plan.tracking_uri).get(f"{V1_CONTRASTIVE.name}/00000") == "FINISHED", "run")
-    assert projector.process.pid == started
     ledger.ask(V1_CONTRASTIVE)
     assert projector.close()
-    assert shown(tracked_plan.tracking_uri) == END_OF_TWO
+    assert shown(plan.tracking_uri) == END_OF_TWO
+
+
+def test_process_that_cannot_be_started_holds_up_nobody(
+    tracked_plan: SweepPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without memory for it, until the end."""
+
+    def start(_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    ledger = open_ledger(tracked_plan)
+    with monkeypatch.context() as patch:
+        patch.setattr(multiprocessing.get_context("spawn").Process, "start", start)
+        patch.setattr(room, "PAUSE_SECONDS", 0.1)
+        projector = Projector(tracked_plan, "file:///nowhere")
+        time.sleep(1)
+        assert not projector.close()
+    assert projector.process is None
+    projector = Projector(tracked_plan, "file:///nowhere")
+    complete(ledger, ledger.ask(V1_CONTRASTIVE), {9: 0.1})
+    assert projector.close()
 
 
 DIES = """
@@ -184,11 +253,13 @@ def test_process_ends_with_its_driver_though_it_waits_for_a_server(
     tracked_plan: SweepPlan, tmp_path: Path, end: str
 ) -> None:
     open_ledger(tracked_plan)
-    (tmp_path / "dies.py").write_text(DIES)
-    command = [sys.executable, str(tmp_path / "dies.py"), str(tmp_path), end]
-    paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=100)
+    done = run_as_driver(DIES, tmp_path, end)
     assert done.returncode != 0
-    place = Path("/proc", done.stdout.strip())
-    wait_for(lambda: not place.exists() or "Z" in (place / "stat").read_text().split(")")[1][:3], "end", timeout=10)
     assert "Traceback" not in done.stderr
+    wait_for(lambda: not is_there(int(done.stdout)), "end", timeout=10)
+
+
+def is_there(process: int) -> bool:
+    """Whether a process runs; one that nobody waited for is no more."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and not state.startswith("Z")
