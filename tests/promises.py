@@ -77,6 +77,7 @@ PROMISED: dict[str, tuple[Promise, ...]] = {
         _view("search", " --view search"),
         _view("classification", " --view classification"),
         _view("curves", " --view curves"),
+        _view("pareto", " --view pareto"),
         Promise("python sweep.py leaderboard demo", says=("subj01/lh/V1v", "subj02/lh/V1v", "val r", "temp.")),
         Promise("python sweep.py compare demo other", says=("other less demo", "untuned", "95 %", "sign-flip")),
         Promise("python sweep.py confirm demo", says=("fresh seeds", "±"), makes=("results/demo-confirm/plan.json",)),
