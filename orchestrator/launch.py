@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cluster.profiles import choose_profile
 from orchestrator.driver import SweepIsDrivenError, only_one, sole_driver
+from orchestrator.gpu_slots import largest_trial_bytes, slots_that_fit, smallest_gpu_bytes
 from orchestrator.growing import filled, grown, what_is_new
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import open_storage
@@ -227,12 +228,18 @@ def _run_left(
     say: Callable[..., None] = (lambda *_: None) if quiet else console.print
     say(f"Starting Ray {'at ' + address if address else 'on this machine'} …")
     with ray_running(address) as resources:
-        profile = choose_profile(plan.profile, resources)
+        profile = choose_profile(plan.profile, resources, lambda: _slots_that_fit(plan))
         slots = min(profile.slots(resources, can_grow=bool(address)), left)
         say(f"Trials to run: {left}, on {slots} slot{'s' if slots > 1 else ''} (profile {profile.name}).")
         if waits := profile.waits_for_machines(resources, slots):
             say(f"Note: {waits}.")
         return run_trials(storage, ledger, profile, slots, progress)
+
+
+def _slots_that_fit(plan: SweepPlan) -> int | None:
+    if (gpu_bytes := smallest_gpu_bytes()) is None:
+        return None
+    return slots_that_fit(gpu_bytes, largest_trial_bytes(plan, open_dataset(plan.data)))
 
 
 def open_sweep(name: str, storage: str) -> tuple[SweepStorage, Ledger]:
