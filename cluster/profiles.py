@@ -5,7 +5,7 @@ A slot runs one trial at a time. AlexNet does not fill a modern GPU, so a GPU ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -102,13 +102,20 @@ PROFILES = {
 }
 
 
+AUTO_SLOTS = "slots_per_gpu=auto"
+"""As many as a GPU's memory holds."""
 SETTINGS = [field.name for field in fields(Profile) if field.name != "name"]
 
 
-def choose_profile(text: str, resources: Mapping[str, float]) -> Profile:
+def choose_profile(
+    text: str, resources: Mapping[str, float], slots_that_fit: Callable[[], int | None] = lambda: None
+) -> Profile:
     """A named profile, with settings of one's own behind its name: ``gpu-shared,slots_per_gpu=8,max_slots=64``.
 
-    ``auto`` takes ``gpu-shared`` where there is a GPU and ``cpu`` elsewhere.
+    Args:
+        text: ``auto`` takes ``gpu-shared`` where there is a GPU and ``cpu`` elsewhere.
+        resources: by Ray's names.
+        slots_that_fit: asked for ``slots_per_gpu=auto`` alone; None leaves the profile's own number.
 
     Raises:
         ConfigError: no profile has that name, or no profile has such a setting.
@@ -118,7 +125,12 @@ def choose_profile(text: str, resources: Mapping[str, float]) -> Profile:
         name = "gpu-shared" if resources.get("GPU", 0) else "cpu"
     if name not in PROFILES:
         raise ConfigError(f"--profile is {name!r}; expected auto or one of {', '.join(PROFILES)}")
-    return replace(PROFILES[name], **dict(_setting(word) for word in words))
+    profile = PROFILES[name]
+    fitting = AUTO_SLOTS in words and profile.slots_per_gpu > 0
+    settings = dict(_setting(word) for word in words if word != AUTO_SLOTS)
+    if fitting:
+        settings["slots_per_gpu"] = slots_that_fit() or profile.slots_per_gpu
+    return replace(profile, **settings)
 
 
 def _setting(word: str) -> tuple[str, Any]:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cluster.profiles import choose_profile
 from orchestrator.driver import SweepIsDrivenError, only_one, sole_driver
+from orchestrator.gpu_slots import largest_trial_bytes, slots_that_fit, smallest_gpu_bytes
 from orchestrator.growing import filled, grown, what_is_new
 from orchestrator.hints import count
 from orchestrator.ledger import Ledger
@@ -242,9 +243,15 @@ def _run_left(
     say = say_to(console, quiet)
     say(f"Starting Ray {'at ' + address if address else 'on this machine'} …")
     with ray_running(address) as resources:
-        profile = choose_profile(plan.profile, resources)
+        profile = choose_profile(plan.profile, resources, lambda: _slots_that_fit(plan))
         slots = min(profile.slots(resources, can_grow=bool(address)), left)
         say(f"Trials to run: {left}, on {count(slots, 'slot')} (profile {profile.name}).")
         if waits := profile.waits_for_machines(resources, slots):
             say(f"Note: {waits}.")
         return run_trials(storage, ledger, profile, slots, progress)
+
+
+def _slots_that_fit(plan: SweepPlan) -> int | None:
+    if (gpu_bytes := smallest_gpu_bytes()) is None:
+        return None
+    return slots_that_fit(gpu_bytes, largest_trial_bytes(plan, open_dataset(plan.data)))

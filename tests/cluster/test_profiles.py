@@ -107,3 +107,19 @@ def test_settings_behind_the_name_change_the_profile_and_no_other() -> None:
 def test_a_wrong_setting_is_told(word: str) -> None:
     with pytest.raises(ConfigError, match="--profile holds"):
         choose_profile(f"gpu,{word}", {})
+
+
+def test_slots_that_fit_a_gpu_are_asked_for_on_demand_alone() -> None:
+    asked: list[int] = []
+
+    def fit() -> int:
+        asked.append(1)
+        return 6
+
+    assert choose_profile("gpu-shared", {"GPU": 1}, fit).slots_per_gpu == 4
+    assert choose_profile("gpu-shared,slots_per_gpu=8", {"GPU": 1}, fit).slots_per_gpu == 8
+    assert choose_profile("auto,slots_per_gpu=auto", {"CPU": 2}, fit) == PROFILES["cpu"]
+    assert not asked
+    found = choose_profile("auto, slots_per_gpu=auto,max_slots=9", {"GPU": 1}, fit)
+    assert (found.slots_per_gpu, found.max_slots, asked) == (6, 9, [1])
+    assert choose_profile("gpu-shared,slots_per_gpu=auto", {}).slots_per_gpu == 4, "nobody can say"

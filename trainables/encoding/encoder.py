@@ -64,6 +64,11 @@ class RidgeEncoder(LinearEncoder):
         return found
 
 
+def voxels_at_a_time(n_alphas: int) -> int:
+    """Voxels that are fitted together, so that memory does not grow with their number."""
+    return max(1, _VOXELS_AT_A_TIME // n_alphas)
+
+
 @dataclass(frozen=True)
 class GramFit:
     """PCA and ridge in terms of training stimuli, for whoever holds Gram matrices instead of features."""
@@ -110,7 +115,7 @@ def fit_gram(
     components = _solvers.principal_components(gram, n_components, relative_tolerance)
     precision = torch.float32 if responses.dtype == torch.float32 else torch.float64
     means, alphas_found, duals = [], [], []
-    for block in responses.split(max(1, _VOXELS_AT_A_TIME // len(penalties)), dim=1):
+    for block in responses.split(voxels_at_a_time(len(penalties)), dim=1):
         mean = block.mean(dim=0, dtype=torch.float64)
         centred = block - mean
         errors = _solvers.leave_one_out_errors(components, centred, penalties, precision)

@@ -68,8 +68,8 @@ class TrialRun(Iterator[EpochResult]):
             before.
 
     Raises:
-        ConfigError: a backbone, cutoff or objective that does not exist, fewer than two training stimuli, or data
-            of other subjects than the target's.
+        ConfigError: a backbone, cutoff, objective or precision that does not exist, fewer than two training stimuli,
+            or data of other subjects than the target's.
         WeightsError: the weights do not reach the layer cutoff.
         NonFiniteLossError: from ``next()``, when the loss or the features became NaN or infinite.
     """
@@ -94,6 +94,7 @@ class TrialRun(Iterator[EpochResult]):
         self._weights = weights
         self._device = choose_device(device)
         self._precision = precision
+        self._dtype = choose_precision(precision, self._device)
         self._n_components = n_components
         self._subjects = subjects_in_training(each, stimuli, self._device)
         self._n_stimuli = sum(len(subject.responses) for subject in self._subjects)
@@ -191,15 +192,9 @@ class TrialRun(Iterator[EpochResult]):
         self.head.train()
         # Summed on the device: reading the loss at every step would make a GPU wait for Python.
         total = torch.zeros((), device=self._device)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            for subject in self._subjects:
-                for batch in _shuffled_batches(len(subject.responses), self.config.batch_size, generator):
-                    loss = self._batch_loss(batch, generator, subject)
-                    self._optimiser.zero_grad()
-                    loss.backward()
-                    distributed.average_gradients(self._parameters)
-                    self._optimiser.step()
-                    total += loss.detach() * len(batch)
+        for subject in self._subjects:
+            for batch in _shuffled_batches(len(subject.responses), self.config.batch_size, generator):
+                total += self.step(batch, generator, subject.index) * len(batch)
         mean = float(total) / self._n_stimuli
         if not math.isfinite(mean):
             raise NonFiniteLossError(
@@ -208,21 +203,34 @@ class TrialRun(Iterator[EpochResult]):
             )
         return mean
 
-    def _batch_loss(self, batch: Tensor, generator: torch.Generator, subject: SubjectInTraining) -> Tensor:
-        """Loss of the whole batch, from this worker's share of the images.
+    def step(self, batch: Tensor, generator: torch.Generator, subject: int = 0) -> Tensor:
+        """One optimiser step, of modules in training mode; the batch's loss before it, detached, on the device.
 
         Args:
             batch: positions within the subject's training part, int64 ``[n_stimuli]``, on the CPU.
             generator: of the CPU, in the same state on every worker.
-            subject: whose stimuli and responses they are.
+            subject: position among the trial's subjects.
         """
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            loss = self._batch_loss(batch, generator, self._subjects[subject])
+            self._optimiser.zero_grad()
+            loss.backward()
+            distributed.average_gradients(self._parameters)
+            self._optimiser.step()
+        return loss.detach()
+
+    def _batch_loss(self, batch: Tensor, generator: torch.Generator, subject: SubjectInTraining) -> Tensor:
         images = subject.share_of_images(batch, self.backbone.spec)
+        responses = subject.responses[batch.to(self._device, non_blocking=True)]
+        return self.loss_of(images, responses, generator, subject.index)
+
+    def loss_of(self, images: Tensor, responses: Tensor, generator: torch.Generator, subject: int) -> Tensor:
+        """Loss of a whole batch, ``responses [n_stimuli, n_voxels]``, from this worker's normalised share of images."""
         # Only the backbone runs in reduced precision: a small temperature would magnify the rounding of
         # embeddings.
-        with autocast(self._device, choose_precision(self._precision, self._device)):
+        with autocast(self._device, self._dtype):
             features = self.backbone(images)
-        responses = subject.responses[batch.to(self._device, non_blocking=True)]
-        return batch_loss(self.head, features, responses, self.config, generator, subject.index)
+        return batch_loss(self.head, features, responses, self.config, generator, subject)
 
     def _scored(self, result: EpochResult) -> EpochResult:
         """The result with its validation score; keeps the network's state if it is the best so far."""

@@ -39,7 +39,7 @@ def measure_speed(weights: PretrainedWeights, layer_cutoff: str, batch_size: int
         batch_size: stimuli in a step.
         device: where to compute; threads are those of the process.
     """
-    data = noise(max(2, batch_size))
+    data = noise_of(max(2, batch_size))
     config = TrialConfig(
         data.target, "contrastive", weights.backbone, layer_cutoff, batch_size=batch_size, epochs=10**6
     )
@@ -61,8 +61,8 @@ def _rate(action: Callable[[], object], pictures: int) -> float:
     return pictures * rounds / seconds
 
 
-def noise(n_stimuli: int) -> TargetData:
-    """Pictures, uint8 ``[n_stimuli, 224, 224, 3]``, and responses, float32 ``[n_stimuli, N_VOXELS]``, of noise."""
+def noise_of(n_stimuli: int) -> TargetData:
+    """Pictures and responses of `N_VOXELS` voxels that are noise; both parts are all of them."""
     rng = np.random.default_rng(0)
     rows = np.arange(n_stimuli)
     part = Partition(
