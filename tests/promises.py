@@ -172,7 +172,9 @@ PROMISED: dict[str, tuple[Promise, ...]] = {
         Promise("python sweep.py report published-a", says=("Report in",)),
     ),
     "s3.md": (
-        Promise("python sweep.py doctor *", says=("s3://my-lab-sweeps/algonauts", "s3://my-lab-sweeps/results")),
+        Promise(
+            "python sweep.py doctor *", says=("data: algonauts", "s3://my-lab-sweeps/results was written"), alone=True
+        ),
     ),
     "tracking-server.md": (
         Promise("cp cluster/mlflow/.env.example *", makes=("home/tracking.env",), quick=True),

@@ -119,6 +119,10 @@ def test_cluster_and_s3(tmp_path: Path, joined: dict[str, str]) -> None:
     code, shown = lab.type(f"python sweep.py run --storage s3://my-lab-sweeps/results {servers}")
     assert code == 0, shown
     walk(lab, "cluster.md")
+    lab.settings |= {
+        "SWEEP_LEDGER": f"{lab.folder}/nsd.journal",
+        "SWEEP_TRACKING_URI": f"sqlite:///{lab.folder}/mlflow.db",
+    }
     walk(lab, "s3.md")
 
 
