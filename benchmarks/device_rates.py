@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,8 @@ import torch
 from benchmarks.step_work import StepWork
 from trainables.models.hardware import choose_device, choose_precision
 
-SECONDS = 2.0
-"""Each rate of the device is the best within so long."""
+SECONDS = 0.7
+"""A rate is the best within so long."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Device:
 
     @classmethod
     def measured(cls) -> Device:
-        """Best of several large products and copies, now: the speed of a virtual machine is not the same for long."""
+        """Best of several large products and copies, now."""
         device = choose_device()
         dtype = choose_precision("auto", device)
         n, n_copied = (8192, 2**30) if device.type == "cuda" else (3072, 2**28)
@@ -40,6 +41,15 @@ class Device:
         source = torch.zeros(n_copied, dtype=torch.uint8, device=device)
         target = torch.ones_like(source)
         return cls(device, dtype, flops, in_float32, 2 * n_copied / best_seconds(device, lambda: target.copy_(source)))
+
+    @classmethod
+    def median(cls, found: Sequence[Device]) -> Device:
+        """Of what was measured in turn with something else: the speed of a virtual machine is not the same for long."""
+        rates = (
+            statistics.median(getattr(each, name) for each in found) for name in ("flops", "head_flops", "bandwidth")
+        )
+        flops, head_flops, bandwidth = rates
+        return cls(found[0].device, found[0].dtype, flops, head_flops, bandwidth)
 
     def roofline(self, work: StepWork) -> tuple[float, str]:
         """Least seconds of a step, and what limits it."""

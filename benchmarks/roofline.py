@@ -4,11 +4,11 @@
 
 For every layer cutoff and batch size the loop's own step runs on noise. Its least time is that of its arithmetic at the
 rate of large matrix products, in the types that the loop uses, or that of its bytes at the rate of a large copy
-(`benchmarks.step_work` says what is counted), whichever is longer; both rates are measured in the same run. Then the
-same step with its loss compiled, in turn with the eager one, from the same weights with the same random numbers, both
-batch sizes of an epoch compiled; it `pays after` so many epochs of `--stimuli` training stimuli. Peak memory is what
-CUDA's allocator says, beside the closed form; a CPU has the closed form alone. Exits with 1 if compiled losses are
-others. Runs without Ray on a CUDA device; full size there:
+(`benchmarks.step_work` says what is counted), whichever is longer. In turn with it and with the device's rates runs the
+same step with its loss compiled, from the same weights with the same random numbers; both batch sizes of an epoch are
+compiled, and it `pays after` so many epochs of `--stimuli` training stimuli. `step GB` and `score GB` are the closed
+form of a trial's memory on a CUDA device, context included; `peak GB` is what CUDA's allocator says, without it.
+Exits with 1 if compiled losses are others. Runs without Ray on a CUDA device; full size there:
 `--cutoffs features.2 features.5 features.7 features.9 features.12 classifier.2 output --batch-size 64 1024 --steps 20`.
 """
 
@@ -85,29 +85,33 @@ def step(side: Side, device: torch.device, n_stimuli: int, seed: int) -> float:
     return seconds
 
 
-def sides_in_turn(at: Device, config: TrialConfig, weights: PretrainedWeights, asked: argparse.Namespace) -> list[Side]:
-    """Eager, compiled and, on CUDA, as graphs: first steps of both sizes, then steps in turn.
+def sides_in_turn(
+    config: TrialConfig, weights: PretrainedWeights, asked: argparse.Namespace
+) -> tuple[list[Side], Device]:
+    """Eager, compiled and, on CUDA, as graphs: first steps of both sizes, then steps in turn, and the device's rates.
 
     Raises:
         RuntimeError: `torch.compile` does not work here.
     """
     torch._dynamo.reset()
-    data = noise_of(config.batch_size)
-    kinds = [TrialRun, CompiledRun, GraphedRun] if at.device.type == "cuda" else [TrialRun, CompiledRun]
-    sides = [Side(kind(config, data, weights, device=at.device)) for kind in kinds[: 1 if asked.eager else None]]
+    data, device = noise_of(config.batch_size), choose_device()
+    rates: list[Device] = []
+    kinds = [TrialRun, CompiledRun, GraphedRun] if device.type == "cuda" else [TrialRun, CompiledRun]
+    sides = [Side(kind(config, data, weights, device=device)) for kind in kinds[: 1 if asked.eager else None]]
     rest = asked.stimuli % config.batch_size
     sizes = [config.batch_size] if rest < 2 else [config.batch_size, rest]
     with fresh_cache():
         for side in sides:
             side.run.backbone.train()
             side.run.head.train()
-            side.compiling = sum(step(side, at.device, size, seed) for seed, size in enumerate(sizes))
+            side.compiling = sum(step(side, device, size, seed) for seed, size in enumerate(sizes))
         for seed in range(len(sizes), len(sizes) + asked.steps):
+            rates.append(Device.measured())
             for side in sides:
-                side.seconds.append(step(side, at.device, config.batch_size, seed))
+                side.seconds.append(step(side, device, config.batch_size, seed))
     for side in sides:
         side.compiling -= statistics.median(side.seconds) * sum(sizes) / config.batch_size
-    return sides
+    return sides, Device.median(rates)
 
 
 def measured_peak(at: Device, config: TrialConfig, weights: PretrainedWeights, size: SubjectSize) -> int:
@@ -158,9 +162,8 @@ def apart(sides: list[Side]) -> float:
 
 def row(config: TrialConfig, weights: PretrainedWeights, asked: argparse.Namespace) -> tuple[list[str], float]:
     """Cells of one layer cutoff and batch size, and how far apart losses are."""
-    at = Device.measured()
+    sides, at = sides_in_turn(config, weights, asked)
     work = step_work(config, N_VOXELS, at.dtype)
-    sides = sides_in_turn(at, config, weights, asked)
     seconds, n_batch = statistics.median(sides[0].seconds), config.batch_size
     counted = counted_flops(sides[0], n_batch)
     least, limit = at.roofline(work)
