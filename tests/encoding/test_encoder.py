@@ -103,7 +103,7 @@ def test_shared_products_are_fewer_and_sum_to_all() -> None:
 
 
 def test_cross_gram_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_solvers, "_FEATURE_BLOCK", 7)
+    monkeypatch.setattr(_solvers, "FEATURE_BLOCK", 7)
     features, _, unseen = (torch.from_numpy(array) for array in _problem())
     expected = features.numpy() @ unseen.numpy().T
     np.testing.assert_allclose(_solvers.cross_gram(features, unseen).numpy(), expected, rtol=1e-12)

@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from tests.synthetic import TINY, planted_data, tiny_weights
-from trainables.encoding.features import extract_features
+from trainables.encoding.features import extract_features, features_by_layer, layers_together
 from trainables.errors import ConfigError
 from trainables.models.backbone import BACKBONES, Backbone, build_backbone
 from trainables.models.weights import load_weights
@@ -99,3 +99,38 @@ def test_refuses_a_layer_that_the_model_lacks() -> None:
 def test_refuses_stimuli_of_another_kind(tiny: Backbone, wrong: np.ndarray) -> None:
     with pytest.raises(ConfigError, match="expects uint8"):
         extract_features(tiny, wrong, np.arange(2), ["features.1"])
+
+
+def test_neighbouring_layers_are_held_together_as_far_as_they_fit() -> None:
+    sizes = {"a": 4, "b": 3, "c": 9, "d": 1, "e": 5, "f": 4}
+    assert list(layers_together(sizes, sizes, 7)) == [("a", "b"), ("c",), ("d", "e"), ("f",)]
+    assert list(layers_together(sizes, sizes, 100)) == [tuple(sizes)]
+    assert list(layers_together([], sizes, 7)) == []
+
+
+@pytest.mark.parametrize("at_once", [1, 4 * 7 * 100, 1 << 30])
+def test_features_come_layer_by_layer_as_from_one_pass(tiny: Backbone, at_once: int) -> None:
+    data, rows = planted_data(), np.array([5, 3, 3, 11, 0, 7, 2])
+    whole = extract_features(tiny, data.train.stimuli, rows, TINY.readout_layers)
+    by_layer = dict(features_by_layer(tiny, data.train.stimuli, rows, TINY.readout_layers, at_once=at_once))
+    assert list(by_layer) == list(whole)
+    for layer, features in whole.items():
+        assert torch.equal(by_layer[layer], features)
+
+
+def test_features_as_computed_lose_nothing_and_take_half_the_memory(tiny: Backbone) -> None:
+    data = planted_data()
+    widened, kept = (
+        extract_features(
+            tiny, data.train.stimuli, data.train.rows, ["features.3"], precision="bfloat16", as_computed=flag
+        )["features.3"]
+        for flag in (False, True)
+    )
+    assert (widened.dtype, kept.dtype) == (torch.float32, torch.bfloat16)
+    assert torch.equal(widened, kept.float())
+
+
+def test_no_stimuli_have_no_features(tiny: Backbone) -> None:
+    data = planted_data()
+    found = extract_features(tiny, data.train.stimuli, np.array([], dtype=np.int64), ["features.3"])
+    assert found["features.3"].shape == (0, TINY.readout_layers["features.3"])

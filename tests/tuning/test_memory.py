@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from tests.synthetic import POOLED_TARGET, planted_data, planted_pair, tiny_config, tiny_weights
 from trainables.config import TrialConfig
 from trainables.data.responses import Partition, TargetData
+from trainables.encoding.features import features_by_layer
 from trainables.encoding.validation import score_readout_layers
 from trainables.models.backbone import build_backbone
 from trainables.models.hardware import autocast
@@ -24,7 +25,7 @@ from trainables.models.weights import load_weights
 from trainables.target import Target
 from trainables.tuning.loop import TrialRun
 from trainables.tuning.losses import build_head
-from trainables.tuning.memory import SubjectSize, step_shapes, trial_bytes
+from trainables.tuning.memory import SubjectSize, _feature_type, step_shapes, trial_bytes
 
 TARGET = Target("noise", ("subj01",), "lh", "V1v")
 CPU = torch.device("cpu")
@@ -116,14 +117,32 @@ def tune_only(run: TrialRun) -> Iterator[float]:
 
 @pytest.mark.parametrize("backbone", ["alexnet", "tiny"])
 def test_a_score_takes_at_its_peak_what_the_allocator_hands_out(backbone: str) -> None:
-    """Features are most of it in AlexNet, products of stimuli in a small network."""
-    n_train, n_val = (24, 8) if backbone == "alexnet" else (300, 60)
+    """Features are most of it in AlexNet, products of stimuli in a small network. Two full passes of 128 stimuli."""
+    n_train, n_val = (200, 56) if backbone == "alexnet" else (300, 60)
     weights = load_weights("random") if backbone == "alexnet" else tiny_weights()
     data = noise(n_train, n_val, 50) if backbone == "alexnet" else planted_data(n_train, n_val, 50)
     size = SubjectSize(50, n_train + n_val, n_train, n_val)
     found = trial_bytes(config_of(backbone, "output", 4), [size], dtype=torch.float32)
     network = build_backbone(backbone, weights.state, "output")
     assert found.scoring == pytest.approx(allocated(lambda: score_readout_layers(network, data)), rel=0.25)
+
+
+def test_layers_that_do_not_fit_together_are_not_held_together() -> None:
+    data, weights = noise(256, 0, 1), load_weights("random")
+    network = build_backbone("alexnet", weights.state, "output")
+    widths = network.spec.readout_layers
+
+    def peak(at_once: int) -> int:
+        def read() -> None:
+            for _, features in features_by_layer(network, data.train.stimuli, data.train.rows, widths, at_once=at_once):
+                del features
+
+        return allocated(read)
+
+    largest = max(widths.values())
+    spared = 4 * 256 * (sum(widths.values()) - largest)
+    # Not all of it: passes through the network, which need memory too, meet other features in each case.
+    assert peak(4 * 256 * largest) < peak(1 << 40) - spared / 2
 
 
 @pytest.mark.parametrize("method", ["contrastive", "regression", "pooled-avg", "untuned"])
@@ -141,6 +160,15 @@ def test_parameters_gradients_and_moments_are_those_of_the_trial(method: str) ->
     assert found.gradients == left + others, "the last step leaves no gradient of the subject that it did not visit"
     moments = [tensor for tensor in run.snapshot().states["optimiser"].values() if tensor.dim()]
     assert found.moments == sum(t.nbytes for t in moments)
+
+
+@pytest.mark.parametrize("backbone", ["alexnet", "convnext_tiny", "resnet18"])
+def test_features_are_held_in_the_type_that_memory_is_counted_in(backbone: str) -> None:
+    network = build_backbone(backbone, load_weights("random", backbone).state, "output")
+    data = noise(2, 0, 1)
+    widest = network.readout_layers[:2]
+    read = features_by_layer(network, data.train.stimuli, data.train.rows, widest, precision="bfloat16")
+    assert {features.dtype for _, features in read} == {_feature_type(network, torch.bfloat16)}
 
 
 def test_more_of_anything_takes_more() -> None:

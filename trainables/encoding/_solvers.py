@@ -20,7 +20,7 @@ RELATIVE_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 # Features multiplied at a time. Partial products are summed in float64: float32 sums over 60 000 features
 # lose digits.
-_FEATURE_BLOCK = 8192
+FEATURE_BLOCK = 8192
 
 
 class PrincipalComponents(NamedTuple):
@@ -35,8 +35,21 @@ class PrincipalComponents(NamedTuple):
 def cross_gram(features: Tensor, other: Tensor) -> Tensor:
     """``features @ other.T`` summed in float64: ``[n, p], [m, p] -> [n, m]``."""
     product = torch.zeros(len(features), len(other), dtype=torch.float64, device=features.device)
-    for block, other_block in zip(features.split(_FEATURE_BLOCK, 1), other.split(_FEATURE_BLOCK, 1), strict=True):
+    for block, other_block in zip(features.split(FEATURE_BLOCK, 1), other.split(FEATURE_BLOCK, 1), strict=True):
         product += (block @ other_block.T).double()
+    return product
+
+
+def centred_cross_gram(features: Tensor, n_train: int) -> Tensor:
+    """Products of all stimuli with the first ``n_train``, less these stimuli's mean: ``[n, p] -> [n, n_train]``.
+
+    Features are widened to float32 and centred block by block: no second copy of them exists, and the first stays.
+    """
+    product = torch.zeros(len(features), n_train, dtype=torch.float64, device=features.device)
+    for block in features.split(FEATURE_BLOCK, 1):
+        centred = block.to(torch.promote_types(block.dtype, torch.float32), copy=True)
+        centred -= centred[:n_train].mean(dim=0)
+        product += (centred @ centred[:n_train].T).double()
     return product
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from trainables.encoding import _solvers
 from trainables.encoding.cross_validation import cross_validate
 from trainables.encoding.encoder import fit_gram
-from trainables.encoding.features import extract_features
+from trainables.encoding.features import features_by_layer
 from trainables.encoding.pls import fit_gram_pls
 from trainables.encoding.scores import pearson_r
 from trainables.errors import ConfigError, NonFiniteLossError
@@ -57,7 +57,8 @@ def score_readout_layers(
 
     Without a validation part: five-fold cross-validation inside the training part, with one alpha for all voxels.
 
-    One pass through the network and one eigendecomposition a layer; the same fit as `RidgeEncoder`'s, in
+    As many passes through the network as its features need to fit into memory, and one eigendecomposition a layer; the
+    same fit as `RidgeEncoder`'s, in
     terms of Gram matrices, since nobody asks for the weights of the features here.
 
     Args:
@@ -78,31 +79,39 @@ def score_readout_layers(
     chosen = tuple(layers) if layers is not None else model.readout_layers
     pixels = data.train.stimuli if stimuli is None else stimuli
     rows = np.concatenate([data.train.rows, data.val.rows])
-    features = extract_features(model, pixels, rows, chosen, precision=precision)
     scores: dict[str, NDArray[np.float64]] = {}
-    for layer in chosen:
-        found = features.pop(layer)
+    for layer, features in features_by_layer(model, pixels, rows, chosen, precision=precision):
         if len(data.val.rows):
-            predicted = _predict_validation(found, data.train.responses, layer, n_components, encoder)
+            products = _solvers.centred_cross_gram(features, len(data.train.rows))
+            del features  # before the decomposition takes memory
+            predicted = _predict_validation(products, data.train.responses, layer, n_components, encoder)
             scores[layer] = pearson_r(predicted, data.val.responses)
         else:
-            _require_finite(found, layer)
-            scores[layer] = cross_validate(found, data.train.responses, n_components=n_components).r_at_one_alpha
+            _require_finite(features, layer)
+            folds = cross_validate(features.float(), data.train.responses, n_components=n_components)
+            scores[layer] = folds.r_at_one_alpha
+            del features
     r_by_layer = {layer: float(r.mean()) for layer, r in scores.items()}
     best_layer = max(r_by_layer, key=r_by_layer.__getitem__)
     return ValidationScore(r_by_layer[best_layer], best_layer, r_by_layer, scores[best_layer])
 
 
 def _predict_validation(
-    features: Tensor, train_responses: NDArray[np.float32], layer: str, n_components: int, encoder: str
+    products: Tensor, train_responses: NDArray[np.float32], layer: str, n_components: int, encoder: str
 ) -> NDArray[np.float64]:
-    """Responses to the stimuli that follow the training stimuli, by an encoding model of the latter."""
-    n_train = len(train_responses)
-    features -= features[:n_train].mean(dim=0)
-    products = _solvers.cross_gram(features, features[:n_train])  # [n_train + n_val, n_train]
+    """Responses to the stimuli that follow the training stimuli, by an encoding model of the latter.
+
+    Args:
+        products: see `_solvers.centred_cross_gram`, of the training stimuli and those that follow.
+        train_responses: float32 ``[n_train, n_voxels]``.
+        layer: to name where features are not finite.
+        n_components: principal components kept at most.
+        encoder: ``ridge`` or ``pls``.
+    """
     _require_finite(products, layer)
-    responses = torch.as_tensor(train_responses, dtype=torch.float64, device=features.device)
-    tolerance = _solvers.RELATIVE_TOLERANCE[features.dtype]
+    n_train = len(train_responses)
+    responses = torch.as_tensor(train_responses, dtype=torch.float64, device=products.device)
+    tolerance = _solvers.RELATIVE_TOLERANCE[torch.float32]
     fit_products = fit_gram_pls if encoder == "pls" else fit_gram
     fit = fit_products(products[:n_train], responses, tolerance, n_components)
     predicted: NDArray[np.float64] = fit.predict(products[n_train:]).cpu().numpy()

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from trainables.config import TrialConfig
+from trainables.encoding._solvers import FEATURE_BLOCK
 from trainables.encoding.encoder import DEFAULT_ALPHAS, voxels_at_a_time
+from trainables.encoding.features import AT_ONCE_BYTES, layers_together
 from trainables.models.backbone import Backbone
 from trainables.models.heads import ContrastiveHead, PooledHead
 from trainables.models.shapes import LayerPass, backbone_on_meta, images_on_meta, kept_bytes, passes_recorded
@@ -116,7 +118,9 @@ def trial_bytes(
         best=weights,
         activations=tuned * (kept_bytes(step.passes) + _MATRICES * _FLOAT32 * n_batch**2 + casts),
         working=tuned * 2 * largest,
-        scoring=max(_scoring_bytes(step.backbone, each, n_components, 2 * largest // n_batch) for each in subjects),
+        scoring=max(
+            _scoring_bytes(step.backbone, each, dtype, n_components, 2 * largest // n_batch) for each in subjects
+        ),
         data=sum(pixels * each.n_stimuli + _FLOAT32 * each.n_train * each.n_voxels for each in subjects),
         context=CONTEXT_BYTES,
     )
@@ -169,19 +173,34 @@ def step_shapes(config: TrialConfig, n_voxels: Sequence[int], n_batch: int, dtyp
     return StepShapes(backbone, head, of_backbone, of_head)
 
 
-def _scoring_bytes(network: Backbone, subject: SubjectSize, n_components: int, per_image: int) -> int:
-    """Peak of `trainables.encoding.validation.score_readout_layers`: all features of all layers, and the pass through
-    the network that fills them or the products of the first layer, before any other has been freed.
+def _scoring_bytes(
+    network: Backbone, subject: SubjectSize, dtype: torch.dtype, n_components: int, per_image: int
+) -> int:
+    """Peak of `trainables.encoding.validation.score_readout_layers`: the features that are held together, and beside
+    them the pass through the network that fills them, the products of the first layer, or its fit.
     """
     n_train, n_rows = subject.n_train, subject.n_train + subject.n_val
-    widths = [network.spec.readout_layers[layer] for layer in network.readout_layers]
-    features = _FLOAT32 * n_rows * sum(widths)
     gram, square = _FLOAT64 * n_rows * n_train, _FLOAT64 * n_train**2
     n_block = min(subject.n_voxels, voxels_at_a_time(len(DEFAULT_ALPHAS)))
     kept = min(n_components, n_train)
     # Of a block of voxels: centred, unexplained, two residuals, and what each shared product takes from it.
     fit = _FLOAT64 * n_train * (2 * subject.n_voxels + 2 * kept + (4 + len(DEFAULT_ALPHAS)) * n_block)
-    product = n_rows * n_train * (_FLOAT32 + _FLOAT64)  # of a block of features, before and after it is widened
     pixels = 3 * network.spec.image_size**2 * (1 + _FLOAT32)
     reading = min(n_rows, _READ_AT_A_TIME) * (pixels + per_image)
-    return features + max(reading, gram + max(product, _EIGH_SQUARES * square, square + fit))
+
+    def beside(group: tuple[str, ...]) -> int:
+        widths = [network.spec.readout_layers[layer] for layer in group]
+        features = [_feature_type(network, dtype).itemsize * n_rows * width for width in widths]
+        # Of a block of features: centred, and its products before and after they are widened.
+        product = n_rows * (_FLOAT32 * min(FEATURE_BLOCK, widths[0]) + n_train * (_FLOAT32 + _FLOAT64))
+        fitting = gram + max(_EIGH_SQUARES * square, square + fit)
+        return max(sum(features) + max(reading, gram + product), sum(features[1:]) + fitting)
+
+    layer_bytes = {layer: _FLOAT32 * n_rows * network.spec.readout_layers[layer] for layer in network.readout_layers}
+    return max(map(beside, layers_together(network.readout_layers, layer_bytes, AT_ONCE_BYTES)))
+
+
+def _feature_type(network: Backbone, dtype: torch.dtype) -> torch.dtype:
+    """Of what a layer computes in a pass in ``dtype``: autocast normalises layers in float32, which then stays."""
+    normalises = any(isinstance(module, nn.LayerNorm) for module in network.modules())
+    return torch.float32 if normalises else dtype
