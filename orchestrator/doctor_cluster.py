@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-from cluster.profiles import choose_profile
+from cluster.profiles import AUTO_SLOTS, choose_profile
 from orchestrator.doctor import SKEW_SECONDS, Line, Needs, look_at_data, look_at_storage
 from trainables.errors import CortexSweepError
 
@@ -43,6 +43,10 @@ def _slot_lines(nodes: int, resources: dict[str, float], profile: str) -> Iterat
     gpus = resources.get("GPU", 0)
     found = f"{nodes} nodes, {resources.get('CPU', 0):g} CPUs, {gpus:g} GPUs: {slots} slots ({profile})"
     yield Line("cluster", "ok", found)
+    if AUTO_SLOTS in profile and chosen.slots_per_gpu:
+        yield Line(
+            "cluster", "note", f"{AUTO_SLOTS} is counted from the trials of a sweep; {slots} slots are for four a GPU"
+        )
     if waits := chosen.waits_for_machines(resources, slots):
         again = "machines that have not joined were not looked at, so look again when one has (`ray status`)"
         yield Line("cluster", "note", f"{waits}; {again}")

@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 
 import cluster
-from cluster.profiles import choose_profile
+from cluster.profiles import Profile, choose_profile
+from orchestrator.gpu_slots import largest_trial_bytes, slots_that_fit
 from orchestrator.hints import count
 from orchestrator.launch import planned
 from orchestrator.plan import StudyKey, SweepPlan
@@ -49,6 +50,8 @@ class Machine:
     usd_per_hour: float
     prices: str
     """Where the price stands, and when somebody looked it up."""
+    gpu_memory_gb: float = 0.0
+    """Of each GPU, in 10^9 bytes; 0 if the table does not say."""
     head: str | None = None
     """Machine that a cluster of such machines has as its head, and pays for as long as a sweep runs."""
 
@@ -131,16 +134,27 @@ def estimate_and_print(options: SweepOptions, machine: str | None, throughput: f
     hours = [value / 3600 for value in seconds]
     content = asdict(work) | {"pictures_per_second": asdict(speed), "slot_hours": hours}
     if where:
-        content |= _cost(where, plan.profile, hours)
+        content |= _cost(where, _profile_there(where, plan, dataset), hours)
     if as_json:
         print(json.dumps(content))
         return
     _print(console, plan, work, speed, hours, content if where else {})
 
 
-def _cost(where: Machine, profile: str, hours: list[float]) -> dict[str, Any]:
+def _profile_there(where: Machine, plan: SweepPlan, dataset: Dataset) -> Profile:
+    def slots() -> int:
+        if not where.gpu_memory_gb:
+            raise ConfigError(
+                f"--profile is {plan.profile!r}, by a GPU's memory; cluster/prices.toml has no gpu_memory_gb "
+                f"for {where.name!r}, add it"
+            )
+        return slots_that_fit(int(where.gpu_memory_gb * 1e9), largest_trial_bytes(plan, dataset))
+
+    return choose_profile(plan.profile, {"GPU": where.gpus}, slots)
+
+
+def _cost(where: Machine, chosen: Profile, hours: list[float]) -> dict[str, Any]:
     """Of the machines that run trials, and of the head beside as many of them as the profile asks for."""
-    chosen = choose_profile(profile, {"GPU": where.gpus})
     # The coordinators, which ask for a hundredth of a core each, run on the cluster's head.
     slots = replace(chosen, max_slots=None).slots({"CPU": where.cpus + 1, "GPU": where.gpus})
     machine_hours = [value / slots for value in hours]

@@ -201,6 +201,7 @@ def test_a_cluster_that_has_not_grown_yet_is_not_all_that_was_looked_at() -> Non
     assert len(note) == 1
     assert "machines that have not joined were not looked at" in note[0]
     assert states(doctor_cluster._slot_lines(3, large, "gpu-shared,max_slots=8")) == {"cluster": {"ok"}}
+    assert states(doctor_cluster._slot_lines(3, large, "gpu-shared,slots_per_gpu=auto")) == {"cluster": {"ok", "note"}}
 
 
 @pytest.mark.parametrize(

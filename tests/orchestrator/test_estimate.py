@@ -97,11 +97,24 @@ def test_a_clusters_head_is_paid_for_too(demo_root: Path, tmp_path: Path, capsys
     assert "minutes on 16 machines g6.2xlarge and its head r7i.4xlarge" in " ".join(capsys.readouterr().out.split())
 
 
+def test_slots_are_counted_from_the_memory_of_the_machine(
+    demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = options(demo_root, tmp_path, profile="gpu-shared,slots_per_gpu=auto")
+    for trial, slots in ((12.0, 1), (6.0, 3)):
+        monkeypatch.setattr(estimate, "largest_trial_bytes", lambda *_, size=trial: int(size * 1e9))
+        estimate_and_print(asked, "g6.2xlarge", 50.0, as_json=True)
+        assert json.loads(capsys.readouterr().out)["slots_per_machine"] == slots
+    with pytest.raises(ConfigError, match="no gpu_memory_gb for 'r7i.4xlarge'"):
+        estimate_and_print(asked, "r7i.4xlarge", 50.0, as_json=True)
+
+
 def test_every_machine_of_the_clusters_files_has_a_price() -> None:
     for name in ("gpu.yaml", "gcp.yaml"):
         for found in re.findall(r"(?:InstanceType|machineType): ([\w.-]+)", (PRICES.parent / name).read_text()):
             machine = machine_named(found)
             assert machine.usd_per_hour > 0
+            assert (machine.gpu_memory_gb > 0) == (machine.gpus > 0)
             assert machine.head is None or machine_named(machine.head).gpus == 0
 
 
