@@ -7,14 +7,20 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from orchestrator.plan import SweepPlan
-from orchestrator.planning import SweepOptions, refuse_changes
+from orchestrator.planning import SweepOptions, made_otherwise, refuse_changes
 from trainables.errors import ConfigError
 
 Item = TypeVar("Item")
 
 
 def filled(options: SweepOptions, existing: SweepPlan) -> SweepOptions:
-    """``options`` with what ``existing`` has for the parts that nobody typed."""
+    """``options`` with what ``existing`` has for the parts that nobody typed.
+
+    Raises:
+        ConfigError: another space, whose methods the parts that are filled in would hide.
+    """
+    if options.space not in (None, existing.space):
+        raise made_otherwise(existing.name, "space", existing.space, options.space)
     single = [target for target in existing.targets if not target.is_pooled]
     have = {
         "subjects": [target.subjects[0] for target in single],
@@ -26,7 +32,7 @@ def filled(options: SweepOptions, existing: SweepPlan) -> SweepOptions:
     missing: dict[str, Any] = {
         name: ",".join(dict.fromkeys(values)) for name, values in have.items() if not getattr(options, name)
     }
-    for name in ("epochs", "grace_epochs", "batch_size"):
+    for name in ("space", "epochs", "grace_epochs", "batch_size"):
         if getattr(options, name) is None:
             missing[name] = getattr(existing, name)
     return replace(options, **missing)

@@ -112,8 +112,11 @@ def planned(options: SweepOptions, console: Console) -> tuple[SweepStorage, Swee
     storage = SweepStorage(options.storage, options.name)
     choose_profile(options.profile, {})  # an unknown name is told before anything is made
     dataset = open_dataset(options.data)
-    weights = prepare_weights(options.weights, options.backbone, dataset.is_demo, console)
-    return storage, make_plan(options, storage, dataset, weights), dataset, weights
+    weights, note = prepare_weights(options.weights, options.backbone, dataset.is_demo)
+    plan = make_plan(options, storage, dataset, weights)
+    if note:  # behind the faults that options may have: one sentence is then all that is seen
+        console.print(note, soft_wrap=True)
+    return storage, plan, dataset, weights
 
 
 def _without_passwords(options: SweepOptions) -> SweepOptions:

@@ -63,10 +63,8 @@ _RUN: list[Callable[[Any], Any]] = [
     option("--methods", help="contrastive, regression, untuned, pooled-avg, pooled-const. Default: those of --space."),
     option(
         "--space",
-        default="early_visual",
-        show_default=True,
         help="smoke, early_visual, full, contrastive, regression, untuned, pooled, objectives, mixed, published, or a "
-        ".py FILE with a SPACE.",
+        ".py FILE with a SPACE. Default: early_visual; that of a sweep that exists.",
     ),
     option("--protocol", default="nested", show_default=True, help="nested, published-a or published-b."),
     option(

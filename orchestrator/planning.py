@@ -27,6 +27,7 @@ from trainables.target import HEMISPHERES, Target
 
 SPLIT_SEED = 0
 REDUCTION_FACTOR = 3
+DEFAULT_SPACE = "early_visual"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class SweepOptions:
     hemispheres: str | None = None
     rois: str | None = None
     methods: str | None = None
-    space: str = "early_visual"
+    space: str | None = None
     trials: int | None = None
     epochs: int | None = None
     grace_epochs: int | None = None
@@ -72,7 +73,8 @@ def make_plan(options: SweepOptions, storage: SweepStorage, dataset: Dataset, we
         ConfigError, DataError: an option or a part of the data set does not fit.
     """
     _require_options(options, storage)
-    text, space = read_space(options.space) if options.space.endswith(".py") else ("", space_named(options.space))
+    space_name = options.space or DEFAULT_SPACE
+    text, space = read_space(space_name) if space_name.endswith(".py") else ("", space_named(space_name))
     methods = tuple(parse_list(options.methods)) if options.methods is not None else space.methods
     chosen = _choose_targets(options, dataset, space)
     targets = [*chosen.targets]
@@ -94,7 +96,7 @@ def make_plan(options: SweepOptions, storage: SweepStorage, dataset: Dataset, we
         skipped=tuple(SkippedRoi(skip.target.name, skip.n_voxels, skip.reason) for skip in chosen.skipped),
         roi_groups={target.roi: dataset.group_of(target.roi) for target in chosen.targets},
         methods=methods,
-        space=options.space,
+        space=space_name,
         space_text=text,
         trials=space.trials if options.trials is None else options.trials,
         epochs=epochs,
@@ -232,12 +234,15 @@ def refuse_changes(existing: SweepPlan, plan: SweepPlan, options: SweepOptions) 
         field for field in ("ledger", "tracking_uri") if getattr(options, field) not in (None, getattr(existing, field))
     ]
     if changed:
-        before, now = (getattr(each, changed[0]) for each in (existing, plan))
-        values = f" ({_told(now, before)} instead of {_told(before, now)})"
-        raise ConfigError(
-            f"sweep {plan.name!r} exists with another {changed[0]}{values}; `sweep.py resume {plan.name}` goes on "
-            "with it as it was made, another --name starts a new one"
-        )
+        raise made_otherwise(plan.name, changed[0], *(getattr(each, changed[0]) for each in (existing, plan)))
+
+
+def made_otherwise(sweep: str, field: str, before: object, now: object) -> ConfigError:
+    """What is told to somebody who names a sweep that was made with another value of ``field``."""
+    return ConfigError(
+        f"sweep {sweep!r} exists with another {field} ({_told(now, before)} instead of {_told(before, now)}); "
+        f"`sweep.py resume {sweep}` goes on with it as it was made, another --name starts a new one"
+    )
 
 
 def _told(value: object, other: object) -> str:

@@ -16,8 +16,8 @@ from trainables.models.weights import PretrainedWeights, load_weights
 DEFAULT_WEIGHTS = "imagenet"
 
 
-def prepare_weights(asked: str | None, backbone: str, is_demo: bool, console: Console) -> PretrainedWeights:
-    """The pretrained weights; only the demo may do without them, and says so.
+def prepare_weights(asked: str | None, backbone: str, is_demo: bool) -> tuple[PretrainedWeights, str]:
+    """The pretrained weights, and what people have to know of them; only the demo may do without, and says so.
 
     Raises:
         WeightsError: the weights cannot be had and were asked for, or the data set is a real one.
@@ -27,16 +27,12 @@ def prepare_weights(asked: str | None, backbone: str, is_demo: bool, console: Co
     except WeightsError as error:
         if asked is not None or not is_demo:
             raise
-        console.print(
+        return load_weights("random", backbone), (
             f"[bold yellow]NOTE: pretrained weights cannot be had here ({error})\n"
             "The demo goes on with RANDOM weights; its scores show that the machinery works, nothing more. Every run "
-            "is tagged weights=random, weights.fallback=true.[/]",
-            soft_wrap=True,
+            "is tagged weights=random, weights.fallback=true.[/]"
         )
-        return load_weights("random", backbone)
-    if weights.note:
-        console.print(f"Weights {weights.source}: {weights.note}", soft_wrap=True)
-    return weights
+    return weights, f"Weights {weights.source}: {weights.note}" if weights.note else ""
 
 
 def prepare_data(plan: SweepPlan, console: Console, quiet: bool) -> None:

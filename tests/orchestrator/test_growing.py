@@ -55,6 +55,13 @@ def test_more_trials_are_for_every_study_and_those_that_ended_count(tmp_path: Pa
     assert "5 trials instead of 3 for each; 4 more trials" in what_is_new(existing, larger.plan)
 
 
+def test_another_space_is_told_before_its_methods_are_hidden(tmp_path: Path) -> None:
+    existing = small_plan(tmp_path)
+    asked = replace(OPTIONS, space="pooled.py", leave_one_out=True)
+    with pytest.raises(ConfigError, match="exists with another space .pooled.py instead of smoke."):
+        filled(asked, existing)
+
+
 def test_the_same_again_and_a_default_number_of_trials_change_nothing(tmp_path: Path) -> None:
     existing = small_plan(tmp_path)
     assert grow(existing) == existing
@@ -113,7 +120,7 @@ def test_what_nobody_typed_is_what_the_sweep_has(tmp_path: Path) -> None:
     existing = small_plan(tmp_path, methods=("contrastive",), targets=(V1, EBA))
     options = filled(replace(OPTIONS, subjects="2"), existing)
     assert (options.subjects, options.hemispheres, options.rois) == ("2", "lh,rh", "V1v,EBA")
-    assert (options.methods, options.epochs, options.grace_epochs) == ("contrastive", 9, 1)
+    assert (options.methods, options.epochs, options.grace_epochs, options.space) == ("contrastive", 9, 1, "smoke")
     assert options.cutoffs == ",".join(existing.cutoffs)
     assert filled(replace(OPTIONS, epochs=12), existing).epochs == 12
     assert filled(OPTIONS, existing).subjects == "subj01,subj02"

@@ -25,6 +25,7 @@ from orchestrator.planning import SweepOptions
 from orchestrator.storage import SweepStorage
 from tests.sweeps import at_once
 from trainables.errors import ConfigError, StorageError
+from trainables.models.weights import load_weights
 
 CONSTANT = "are the same for all training stimuli"
 V1 = ("--weights=random", "--space=smoke", "--rois=V1v", "--hemispheres=lh")
@@ -84,6 +85,18 @@ def made(demo_copy: Path, storage: Path) -> tuple[SweepStorage, SweepPlan]:
     places, plan, _, weights = planned(replace(options, weights="random"), Console(quiet=True))
     assert make_sweep(places, plan, weights)
     return places, load_plan(places)
+
+
+def test_what_is_to_know_of_weights_is_not_said_before_a_fault(
+    demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("orchestrator.launch.prepare_weights", lambda *_: (load_weights("random"), "NOTE: random"))
+    options = SweepOptions(str(demo_root), "x", str(tmp_path), hemispheres="lh", rois="V1v", space="smoke")
+    with pytest.raises(ConfigError, match="--cutoffs holds 'nowhere'"):
+        planned(replace(options, cutoffs="nowhere"), Console())
+    assert capsys.readouterr().out == ""
+    planned(options, Console())
+    assert capsys.readouterr().out == "NOTE: random\n"
 
 
 def test_run_that_another_one_overtook_leaves_it_its_sweep(demo_copy: Path, tmp_path: Path) -> None:
