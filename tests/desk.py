@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,17 +53,20 @@ class Desk:
         """Exit code and all that is shown; it goes to a file, since a pipe stays open as long as a process of Ray's."""
         log = self.folder / "typed.log"
         with log.open("w") as shown:
-            code = subprocess.run(
+            typed = subprocess.Popen(
                 ["bash", "-c", self.as_typed(line)],
                 cwd=self.folder,
                 env=self._environment(without),
-                input=answers.encode(),
+                stdin=subprocess.PIPE,
                 stdout=shown,
                 stderr=subprocess.STDOUT,
-                timeout=LIMIT_SECONDS,
-                check=False,
-            ).returncode
-        return code, log.read_text()
+                start_new_session=True,
+            )
+        try:
+            typed.communicate(answers.encode(), LIMIT_SECONDS)
+        finally:
+            _end(typed)
+        return typed.returncode, log.read_text()
 
     def serve(self, line: str) -> tuple[int, str, str, str]:
         """As `type`, for a command that serves until Ctrl-C; also the link that it shows, and what is there."""
@@ -83,9 +87,7 @@ class Desk:
             os.killpg(server.pid, signal.SIGINT)
             return server.wait(60), log.read_text(), link, page
         finally:
-            if server.poll() is None:
-                server.terminate()
-                server.wait(60)
+            _end(server)
 
     def _link(self, server: subprocess.Popen[bytes], log: Path) -> str:
         deadline = time.monotonic() + START_SECONDS
@@ -100,3 +102,12 @@ class Desk:
         own = {"HOME": str(self.home), "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
         told = {**environment(), **own, **self.settings}
         return {name: value for name, value in told.items() if name not in without}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """What has not ended of itself, with all that it started: a driver that hears SIGTERM stops its Ray."""
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, signum)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(60)

@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import save_file
 
 import sweep
+from tests.orchestrator.report_results import Maker, Size
 from tests.sweeps import command_line, environment
 from trainables.models.weights import load_weights
 
@@ -83,18 +84,30 @@ def test_every_command_explains_itself(call: Call, path: tuple[str, ...]) -> Non
     assert out.startswith(f"Usage: sweep.py {' '.join(path)}")
 
 
-def test_help_is_quick_and_needs_no_library() -> None:
+def without(libraries: set[str], *words: str | Path) -> str:
+    """What a command prints in a process of its own, which is to load none of ``libraries``."""
     code = (
-        "import sys; sys.argv = ['sweep.py', '--help']\n"
+        f"import sys; sys.argv = {['sweep.py', *map(str, words)]}\n"
         "import sweep\n"
         "try:\n    sweep.main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'optuna'} & set(sys.modules)\n"
+        f"heavy = {libraries} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "Usage: sweep.py" in done.stdout
+    return done.stdout
+
+
+def test_help_is_quick_and_needs_no_library() -> None:
+    assert "Usage: sweep.py" in without({"torch", "ray", "mlflow", "optuna"}, "--help")
+
+
+@pytest.mark.parametrize(("command", "shown"), [("status", "9/9"), ("leaderboard", "val r")])
+def test_who_only_looks_at_a_sweep_waits_for_no_large_library(tmp_path: Path, command: str, shown: str) -> None:
+    maker = Maker(tmp_path, Size())
+    maker.run_trials()
+    assert shown in without({"torch", "ray", "mlflow"}, command, maker.plan.name, "--storage", tmp_path)
 
 
 def test_version(call: Call) -> None:
