@@ -33,6 +33,7 @@ from orchestrator.options import (
     no_password,
     option,
     profile_option,
+    require_sweeps,
     run_options,
     storage_option,
 )
@@ -102,6 +103,7 @@ def run(as_json: bool, dry_run: bool, machine: str | None, throughput: float | N
 @json_option
 def resume(name: str, profile: str | None, address: str | None, storage: str, as_json: bool) -> None:
     """Go on with a sweep that was interrupted."""
+    require_sweeps(storage, name)
     from orchestrator.conclusion import run_to_the_end
     from orchestrator.launch import resume as launch
 
@@ -149,6 +151,7 @@ def confirm(
     sweep.py confirm demo --candidates 3 --seeds 4       of the three best of each study
     sweep.py select demo-confirm                         register those with the best mean
     """  # noqa: D301 - click wants the character itself
+    require_sweeps(storage, name)
     from orchestrator.confirmation import confirm_and_print
 
     sys.exit(confirm_and_print(name, storage, seeds, candidates, profile, address, as_json))
@@ -168,6 +171,7 @@ def select(name: str, by: str | None, profile: str, address: str | None, storage
     sweep.py select demo
     sweep.py select demo --by encoding,classification    the Pareto set; registers nothing
     """  # noqa: D301 - click wants the character itself
+    require_sweeps(storage, name)
     if by:
         from orchestrator.pareto import pareto_and_print
         from orchestrator.plan import parse_list
@@ -208,6 +212,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score the selected models on test stimuli; the only command that reads them."""
+    require_sweeps(storage, name)
     from orchestrator.conclusion import evaluate_and_print
     from orchestrator.evaluation import EVALUATIONS, EvaluationOptions
     from orchestrator.plan import parse_list
@@ -222,6 +227,7 @@ def evaluate(
 @json_option
 def report(name: str, storage: str, as_json: bool) -> None:
     """Write all results into one HTML page, and its figures to MLflow."""
+    require_sweeps(storage, name)
     from orchestrator.report import write_report
 
     console = Console(stderr=as_json)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.options import json_option, option, storage_option
+from orchestrator.options import json_option, option, require_sweeps, storage_option
 
 # What the commands need is imported when they run, see sweep.py.
 
@@ -112,6 +112,7 @@ def completion(shell: str) -> None:
 @json_option
 def export(target: str, directory: Path, name: str, method: str | None, storage: str, as_json: bool) -> None:
     """Write a selected model into DIR, as files that work without this program; TARGET is like subj01/lh/V1v."""
+    require_sweeps(storage, name)
     from orchestrator.export import export_and_print
 
     export_and_print(target, directory, name, method, storage, as_json)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from upath import UPath
 
 from orchestrator.plan import StudyKey, SweepPlan
-from orchestrator.selected import Selected
-from orchestrator.selection import weights_of
+from orchestrator.selected import Selected, weights_of
 from orchestrator.storage import SweepStorage
 from trainables.target import Target
 

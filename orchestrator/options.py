@@ -47,6 +47,19 @@ address_option = option(
 )
 
 
+def require_sweeps(storage: str, *names: str) -> None:
+    """Refuse a name that no sweep has, before anything is loaded that takes seconds.
+
+    Raises:
+        StorageError: the message lists those that there are.
+    """
+    from orchestrator.selected import require_sweep
+    from orchestrator.storage import SweepStorage
+
+    for name in names:
+        require_sweep(SweepStorage(storage, name))
+
+
 def run_options(command: Any) -> Any:
     """Every option of ``sweep.py run``, in the order of its help."""
     for decorate in reversed(_RUN):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
@@ -13,6 +13,9 @@ from orchestrator.plan import StudyKey
 from orchestrator.storage import SweepStorage, read_json, sweep_names
 from trainables.errors import ConfigError, StorageError
 from trainables.target import Target
+
+if TYPE_CHECKING:
+    from orchestrator.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,28 @@ def find_model(storage: SweepStorage, target: str, method: str | None) -> SavedM
             f"or make it with `{select}` if MLflow does not hold it yet"
         )
     return found[0]
+
+
+def weights_of(storage: SweepStorage, ledger: Ledger, selected: Selected) -> str | None:
+    """Folder of a selected trial's tuned weights; None for the untuned network.
+
+    Raises:
+        StorageError: they were not kept.
+    """
+    if selected.method == "untuned":
+        return None
+    record = next(r for r in ledger.study_records(selected.key) if r.number == selected.number)
+    place = storage.trial_dir(selected.key.target, selected.method, selected.number)
+    if not record.details.get("weights"):
+        raise StorageError(
+            f"the weights of {selected.trial} were not kept; run the sweep again with a larger --keep-weights"
+        )
+    if not place.exists():
+        again = command("select", storage.name, "--storage", str(storage.base))
+        raise StorageError(
+            f"the weights of {selected.trial} are gone, since a better trial has ended; `{again}` takes that one"
+        )
+    return str(place)
 
 
 def close_to(word: str, known: list[str]) -> str:

@@ -11,13 +11,12 @@ from typing import Any
 
 from upath import UPath
 
-from orchestrator.hints import command
 from orchestrator.ledger import Ledger
 from orchestrator.opening import open_sweep
 from orchestrator.plan import StudyKey
 from orchestrator.records import TrialRecord
 from orchestrator.registry_cards import write_cards
-from orchestrator.selected import Selected
+from orchestrator.selected import Selected, weights_of
 from orchestrator.storage import SweepStorage, write_json
 from orchestrator.tasks import TaskRunner
 from orchestrator.tracking.projection import Projection
@@ -197,28 +196,6 @@ def _build_predictors(storage: SweepStorage, ledger: Ledger, todo: list[Registra
     ]
     for _ in tasks.run(build_predictor, jobs, "fitting encoding models"):
         pass
-
-
-def weights_of(storage: SweepStorage, ledger: Ledger, selected: Selected) -> str | None:
-    """Folder of a selected trial's tuned weights; None for the untuned network.
-
-    Raises:
-        StorageError: they were not kept.
-    """
-    if selected.method == "untuned":
-        return None
-    record = next(r for r in ledger.study_records(selected.key) if r.number == selected.number)
-    place = storage.trial_dir(selected.key.target, selected.method, selected.number)
-    if not record.details.get("weights"):
-        raise StorageError(
-            f"the weights of {selected.trial} were not kept; run the sweep again with a larger --keep-weights"
-        )
-    if not place.exists():
-        again = command("select", storage.name, "--storage", str(storage.base))
-        raise StorageError(
-            f"the weights of {selected.trial} are gone, since a better trial has ended; `{again}` takes that one"
-        )
-    return str(place)
 
 
 def build_predictor(

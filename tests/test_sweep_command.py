@@ -103,11 +103,31 @@ def test_help_is_quick_and_needs_no_library() -> None:
     assert "Usage: sweep.py" in without({"torch", "ray", "mlflow", "optuna"}, "--help")
 
 
-@pytest.mark.parametrize(("command", "shown"), [("status", "9/9"), ("leaderboard", "val r")])
-def test_who_only_looks_at_a_sweep_waits_for_no_large_library(tmp_path: Path, command: str, shown: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [(["status"], "9/9"), (["leaderboard"], "val r"), (["compare", "small"], "validation r")],
+    ids=["status", "leaderboard", "compare"],
+)
+def test_who_only_looks_at_a_sweep_waits_for_no_large_library(tmp_path: Path, words: list[str], shown: str) -> None:
     maker = Maker(tmp_path, Size())
     maker.run_trials()
-    assert shown in without({"torch", "ray", "mlflow"}, command, maker.plan.name, "--storage", tmp_path)
+    assert shown in without({"torch", "ray", "mlflow"}, *words, maker.plan.name, "--storage", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["resume", "x"],
+        ["confirm", "x"],
+        ["select", "x"],
+        ["evaluate", "x"],
+        ["report", "x"],
+        ["export", "subj01/lh/V1v", "model", "--name", "x"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_name_that_no_sweep_has_is_told_before_large_libraries_are_loaded(tmp_path: Path, words: list[str]) -> None:
+    without({"torch", "ray", "mlflow"}, *words, "--storage", tmp_path)
 
 
 def test_version(call: Call) -> None:
