@@ -40,7 +40,7 @@ help:
 	@echo 'make ui       MLflow UI on the results'
 	@echo 'make docs     reference of the Python interface, in build/reference'
 	@echo
-	@echo 'PYTHON=$(PYTHON) makes the environment in .venv; it must be 3.11 or newer.'
+	@echo 'Each sets up .venv first, which `make environment` does alone. PYTHON=$(PYTHON) makes it; it must be 3.11 or newer.'
 
 sweep: STEP := 1/3 $(EMPTY)
 sweep: environment data

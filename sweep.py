@@ -36,6 +36,7 @@ from orchestrator.options import (
     require_sweeps,
     run_options,
     storage_option,
+    sweep_argument,
 )
 
 # The commands import what they need when they run: torch, Ray and MLflow take seconds, `--help` should not.
@@ -45,7 +46,9 @@ class DefaultToRun(click.Group):
     """``sweep.py --data DIR`` means ``sweep.py run --data DIR``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put ``run`` in front when no command is named."""
+        """Put ``run`` in front when no command is named; a shell that completes asks before any is."""
+        if ctx.resilient_parsing and not args:
+            return super().parse_args(ctx, args)
         if not args or (args[0].startswith("-") and args[0] not in {"--help", "-h", "--version"}):
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -96,7 +99,7 @@ def run(as_json: bool, dry_run: bool, machine: str | None, throughput: float | N
 
 
 @cli.command()
-@click.argument("name")
+@sweep_argument("name")
 @option("--profile", help="Another profile than the one the sweep was made with.")
 @address_option
 @storage_option
@@ -112,7 +115,7 @@ def resume(name: str, profile: str | None, address: str | None, storage: str, as
 
 
 @cli.command()
-@click.argument("name")
+@sweep_argument("name")
 @storage_option
 @json_option
 def leaderboard(name: str, storage: str, as_json: bool) -> None:
@@ -123,7 +126,7 @@ def leaderboard(name: str, storage: str, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("name")
+@sweep_argument("name")
 @storage_option
 @json_option
 def status(name: str, storage: str, as_json: bool) -> None:
@@ -134,7 +137,7 @@ def status(name: str, storage: str, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("name")
+@sweep_argument("name")
 @option("--seeds", type=int, default=5, show_default=True, help="Fresh seeds for each.")
 @option("--candidates", type=int, default=1, show_default=True, help="Best trials of each study to run again.")
 @option("--profile", help="Another profile than the one the sweep was made with.")
@@ -158,7 +161,7 @@ def confirm(
 
 
 @cli.command()
-@click.argument("name")
+@sweep_argument("name")
 @option("--by", help="Only list what nothing beats in several scores at once: encoding,classification.")
 @profile_option
 @address_option
@@ -184,7 +187,7 @@ def select(name: str, by: str | None, profile: str, address: str | None, storage
 
 
 @cli.command()
-@click.argument("name")
+@sweep_argument("name")
 @option(
     "--evaluations",
     default="encoding,transfer,information",
@@ -222,7 +225,7 @@ def evaluate(
 
 
 @cli.command()
-@click.argument("name")
+@sweep_argument("name")
 @storage_option
 @json_option
 def report(name: str, storage: str, as_json: bool) -> None:
@@ -257,8 +260,8 @@ def doctor(as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("name", required=False)
-@option("--port", type=int, default=5000, show_default=True)
+@sweep_argument("name", required=False)
+@option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @option(
     "--tracking-uri",
     callback=no_password,
@@ -292,9 +295,19 @@ def main() -> None:
 
     try:
         take_from_environment()
-        cli.main(prog_name="sweep.py")
+        code = cli.main(prog_name="sweep.py", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except CortexSweepError as error:
         click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort as ended:
+        if isinstance(ended.__cause__, KeyboardInterrupt):
+            click.echo("Interrupted; the same command goes on.", err=True)
+            sys.exit(130)
+        click.echo("Aborted.", err=True)  # a question that was answered by no, or not at all
         sys.exit(1)
 
 

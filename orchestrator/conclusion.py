@@ -10,8 +10,9 @@ from rich.console import Console
 from orchestrator.evaluation import EvaluationOptions, evaluate, evaluation_table
 from orchestrator.hints import command, joined
 from orchestrator.launch import Outcome
-from orchestrator.leaderboard import studies_without_score
+from orchestrator.leaderboard import leaderboard, studies_without_score, unfinished_line
 from orchestrator.node_watch import INTERRUPTED
+from orchestrator.opening import open_sweep
 from orchestrator.passwords import without_password
 from orchestrator.plan import SweepPlan
 from orchestrator.printing import print_leaderboard
@@ -69,6 +70,9 @@ def select_and_print(name: str, storage: str, profile: str, address: str | None,
         CortexSweepError: there is no such sweep, or no trial to choose.
     """
     console = Console(stderr=as_json)
+    places, ledger = open_sweep(name, storage)
+    if unfinished := unfinished_line(leaderboard(ledger, places)):
+        console.print(f"{unfinished} What is best of these is selected.", soft_wrap=True)
     chosen = select(name, storage, TaskRunner(console, as_json, address, profile))
     if as_json:
         print(json.dumps(chosen))
@@ -90,6 +94,8 @@ def evaluate_and_print(
         print(json.dumps(result))
         return
     console.print(evaluation_table(result))
+    if others := [each for each in options.evaluations if each != "encoding"]:
+        console.print(f"Computed too, and in the report: {', '.join(others)}.", soft_wrap=True)
     console.print(f"\nNext:  {command('report', name, '--storage', storage)}", soft_wrap=True)
 
 

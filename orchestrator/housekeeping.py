@@ -13,6 +13,7 @@ from orchestrator.driver import sole_driver
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_storage import ledger_errors, open_storage
 from orchestrator.opening import read_plan, write_plan
+from orchestrator.passwords import without_password
 from orchestrator.plan import SweepPlan
 from orchestrator.selected import read_selection
 from orchestrator.storage import RENAMED, SweepStorage, storage_errors, write_json
@@ -29,7 +30,11 @@ class Freed:
     models: tuple[str, ...] = ()
     """Registered model versions, as ``name version 3``."""
     left: str = ""
-    """What stays until ``mlflow gc``."""
+    """What stays until `remover` is run."""
+    remover: str = ""
+    """A command of MLflow's."""
+    selected: bool = True
+    """False: nothing was, so that all weights stay."""
 
 
 def rename(old: str, new: str, storage_uri: str) -> None:
@@ -80,7 +85,7 @@ def archive(name: str, storage_uri: str) -> Freed:
         freed += _delete(places.snapshots_dir) + _delete(places.root / "scratch")
         write_json(places.archived_file, {"freed_bytes": freed})
         experiment.hide()
-    return Freed(freed)
+    return Freed(freed, selected=bool(selected))
 
 
 def unarchive(name: str, storage_uri: str) -> None:
@@ -116,7 +121,9 @@ def delete(name: str, storage_uri: str) -> Freed:
     if places.folder != name:
         _delete(places.base / name)
     served = is_server(plan.tracking_uri)  # its artifacts lie in its own place, not in the storage
-    return Freed(freed, tuple(models), "its rows, figures and models" if served else "its rows")
+    where = "" if served else f" --backend-store-uri {without_password(plan.tracking_uri)}"
+    left = "its rows, figures and models" if served else "its rows"
+    return Freed(freed, tuple(models), left, f"mlflow gc{where}")
 
 
 @contextmanager

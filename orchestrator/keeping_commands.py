@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from orchestrator.options import json_option, option, require_sweeps, storage_option
+from orchestrator.options import json_option, option, require_sweeps, storage_option, sweep_argument
 
 # What the commands need is imported when they run, see sweep.py.
 
 
 @click.command()
-@click.argument("a")
-@click.argument("b")
+@sweep_argument("a")
+@sweep_argument("b")
 @storage_option
 @json_option
 def compare(a: str, b: str, storage: str, as_json: bool) -> None:
@@ -29,7 +29,7 @@ def compare(a: str, b: str, storage: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("old")
+@sweep_argument("old")
 @click.argument("new")
 @storage_option
 @json_option
@@ -42,7 +42,7 @@ def rename(old: str, new: str, storage: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@sweep_argument("name")
 @click.option("--undo", is_flag=True, help="Bring an archived sweep back.")
 @storage_option
 @json_option
@@ -60,11 +60,12 @@ def archive(name: str, undo: bool, storage: str, as_json: bool) -> None:
         return
     freed = put_away(name, storage)
     told = {"name": name, "archived": True, "freed_bytes": freed.n_bytes}
-    click.echo(json.dumps(told) if as_json else f"{name} is archived; {size(freed.n_bytes)} freed.")
+    kept = "" if freed.selected else ": nothing is selected, so all weights stay"
+    click.echo(json.dumps(told) if as_json else f"{name} is archived; {size(freed.n_bytes)} freed{kept}.")
 
 
 @click.command()
-@click.argument("name")
+@sweep_argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @storage_option
 @json_option
@@ -81,10 +82,13 @@ def delete(name: str, yes: bool, storage: str, as_json: bool) -> None:
         click.confirm(f"Delete sweep {name} with {trials} and its registered models?", abort=True, err=as_json)
     freed = remove(name, storage)
     if as_json:
-        click.echo(json.dumps({"name": name, "freed_bytes": freed.n_bytes, "models": freed.models, "left": freed.left}))
+        told = {"name": name, "freed_bytes": freed.n_bytes, "models": freed.models}
+        click.echo(json.dumps({**told, "left": freed.left, "remover": freed.remover}))
         return
     models = f", {count(len(freed.models), 'registered model version')}" if freed.models else ""
-    click.echo(f"{name} is deleted; {size(freed.n_bytes)} freed{models}. `mlflow gc` removes {freed.left} from MLflow.")
+    click.echo(
+        f"{name} is deleted; {size(freed.n_bytes)} freed{models}. `{freed.remover}` removes {freed.left} from MLflow."
+    )
 
 
 @click.command()

@@ -204,6 +204,10 @@ def execute(plan: SweepPlan, storage: SweepStorage, address: str | None, console
         projection = Projection(ledger, storage.artifacts_uri)
         publish_views(projection.client, projection.experiment_id, plan)
         if not ledger.trials_left():
+            ended = count(sum(plan.studies.values()), "trial")
+            say_to(console, quiet)(
+                f"Nothing is left to run: {ended} of {plan.name} have ended; --trials, --subjects … add to it."
+            )
             return Outcome(True, _synced(projection))
         projector = Projector(plan, storage.artifacts_uri)
         progress = SweepProgress(console, plan, quiet)

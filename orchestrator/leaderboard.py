@@ -145,7 +145,13 @@ def leaderboard_table(rows: list[Row], width: int) -> Table:
     for row in rows:
         style = "bold" if row.best_of_target else ""
         gain = None if row.val_r is None or row.untuned_r is None else row.val_r - row.untuned_r
-        cells = [row.label, row.method, _number(row.val_r, ".3f"), _number(gain, "+.3f")]
+        # Bold alone is lost in a file.
+        cells = [
+            row.label,
+            f"{row.method}{'*' if row.best_of_target else ''}",
+            _number(row.val_r, ".3f"),
+            _number(gain, "+.3f"),
+        ]
         cells += [_number(row.test_r, ".3f")] if tested else []
         cells += [row.readout_layer or "–", row.layer_cutoff or "–"]
         cells += [row.objective or "–"] if searched else []
@@ -159,7 +165,10 @@ def leaderboard_table(rows: list[Row], width: int) -> Table:
                 str(row.failed),
             ]
         table.add_row(*(Text(cell, style=style) for cell in cells))
-    table.caption = "val r: mean Pearson r over voxels; gain: over the untuned network at the same readout layer"
+    table.caption = (
+        "* best of its target; val r: mean Pearson r over voxels; gain: over the untuned network at the same readout "
+        "layer"
+    )
     table.caption_justify = "left"
     return table
 
@@ -186,6 +195,12 @@ def improvement_lines(rows: list[Row]) -> list[str]:
             f"{sum(best) / len(best):+.4f} best layer against best layer ({sum(d > 0 for d in best)} above)"
         )
     return lines
+
+
+def unfinished_line(rows: list[Row]) -> str:
+    """That a sweep has trials left, in one sentence; empty if it has none."""
+    ended, planned = sum(row.trials for row in rows), sum(row.planned for row in rows)
+    return "" if ended >= planned else f"As of now: {ended} of {count(planned, 'trial')} have ended."
 
 
 def studies_without_score(rows: list[Row]) -> list[str]:

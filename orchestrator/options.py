@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from orchestrator.passwords import holds_password
-from trainables.errors import ConfigError
+from trainables.errors import ConfigError, CortexSweepError
 
 
 def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
@@ -47,6 +49,29 @@ address_option = option(
 )
 
 
+def sweep_argument(name: str, **settings: Any) -> Callable[[Any], Any]:
+    """The name of a sweep; shells complete it from the storage."""
+    return click.argument(name, shell_complete=_sweeps, **settings)
+
+
+def _sweeps(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    from orchestrator.storage import sweep_names
+
+    with suppress(CortexSweepError):
+        return [
+            name for name in sweep_names(str(context.params.get("storage", "results"))) if name.startswith(incomplete)
+        ]
+    return []
+
+
+def _spaces(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Named spaces; of anything else, the shell's own files."""
+    from search_spaces import SPACES
+
+    found = [CompletionItem(name) for name in SPACES if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
 def require_sweeps(storage: str, *names: str) -> None:
     """Refuse a name that no sweep has, before anything is loaded that takes seconds.
 
@@ -76,6 +101,7 @@ _RUN: list[Callable[[Any], Any]] = [
     option("--methods", help="contrastive, regression, untuned, pooled-avg, pooled-const. Default: those of --space."),
     option(
         "--space",
+        shell_complete=_spaces,
         help="smoke, early_visual, full, contrastive, regression, untuned, pooled, objectives, mixed, published, or a "
         ".py FILE with a SPACE. Default: early_visual; that of a sweep that exists.",
     ),

@@ -104,26 +104,31 @@ def pareto_and_print(name: str, storage: str, by: Sequence[str], as_json: bool) 
         rows: list[dict[str, Any]] = [vars(point) for point in points]
         print(json.dumps({"sweep": name, "by": list(by), "points": rows}))
         return
+    console = Console()
+    console.print(pareto_table(points, by))
+    console.print(f"\nNext:  {command('ui', name, '--storage', storage, '--view', 'pareto')}", soft_wrap=True)
+
+
+def pareto_table(points: Sequence[Point], by: Sequence[str]) -> Table:
+    """A line for each trial; scores are whole where a terminal is narrow."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("trial", no_wrap=True)
+    table.add_column("trial", overflow="fold")
     for score in by:
         table.add_column(score, justify="right", no_wrap=True)
-        table.add_column("less untuned", justify="right")
-    table.add_column("weights")
+        table.add_column("gain", justify="right", no_wrap=True)
+    table.add_column("kept", no_wrap=True)
     for point in points:
         cells = []
         for score in by:
             above = point.above_untuned[score]
             cells += [f"{point.scores[score]:.3f}", "–" if above is None else f"{above:+.3f}"]
-        table.add_row(point.trial, *cells, "kept" if point.weights_kept else "")
+        table.add_row(point.trial, *cells, "yes" if point.weights_kept else "no")
     table.caption = (
-        "validation scores; no other trial of the target is as good in all of them and better in one. In MLflow they "
-        "have the tag pareto = true."
+        "validation scores; no other trial of the target is as good in all of them and better in one. gain: over the "
+        "untuned network; kept: whether its weights are. In MLflow these trials have the tag pareto = true."
     )
     table.caption_justify = "left"
-    console = Console()
-    console.print(table)
-    console.print(f"\nNext:  {command('ui', name, '--storage', storage, '--view', 'pareto')}", soft_wrap=True)
+    return table
 
 
 def mark_pareto(projection: Projection, trials: Sequence[str]) -> None:

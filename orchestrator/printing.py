@@ -7,7 +7,7 @@ import json
 from rich.console import Console
 
 from orchestrator.driver import is_driven
-from orchestrator.leaderboard import Row, improvement_lines, leaderboard, leaderboard_table
+from orchestrator.leaderboard import Row, improvement_lines, leaderboard, leaderboard_table, unfinished_line
 from orchestrator.leaderboard import as_json as plain
 from orchestrator.opening import open_sweep
 from orchestrator.status import status_json, status_lines
@@ -33,7 +33,9 @@ def print_leaderboard(name: str, storage: str, as_json: bool) -> list[Row]:
     )
     console.print(leaderboard_table(rows, console.width))
     for line in improvement_lines(rows):
-        console.print(line, soft_wrap=True)
+        console.print(line, soft_wrap=not console.is_terminal)
+    if unfinished := unfinished_line(rows):
+        console.print(unfinished, soft_wrap=True)
     return rows
 
 

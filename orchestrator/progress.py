@@ -117,8 +117,11 @@ class SweepProgress:
     ended: int = 0
     left: int = 0
     started: float = field(default_factory=time.monotonic)
+    _search: StudySearch | None = None
+    _at_once: int = 1
+    """Most trials that were seen at work together."""
+    _first_end: float = 0.0
     _live: Live | None = None
-    _ledger: Ledger | None = None
     _counted: float = 0.0
     _lines: dict[Target, TargetLine] = field(default_factory=dict)
 
@@ -127,7 +130,7 @@ class SweepProgress:
 
     def start(self, search: StudySearch) -> None:
         """Begin to show ``search``."""
-        self._ledger = search.ledger
+        self._search = search
         self.left = search.left
         self.started = time.monotonic()
         if not self.quiet and self.console.is_terminal and self.left:
@@ -142,21 +145,32 @@ class SweepProgress:
     def trial_ended(self, trial: OpenTrial) -> None:
         """Count a trial that has ended."""
         self.ended += 1
+        if self.ended == 1:
+            self._first_end = time.monotonic()
+        if self._search is not None:
+            self._at_once = max(self._at_once, len(self._search.running) + 1)
         if not self.quiet:
             self._log.say(self.eta(), last=self.ended == self.left)
 
     def _counts(self) -> dict[Target, TargetLine]:
-        if self._ledger is not None and time.monotonic() - self._counted > REFRESH_SECONDS:
-            self._lines = count_targets(self._ledger)
+        if self._search is not None and time.monotonic() - self._counted > REFRESH_SECONDS:
+            self._lines = count_targets(self._search.ledger)
             self._counted = time.monotonic()
         return self._lines
 
     def eta(self) -> str:
-        """Time left, from the trials that have ended since the start; the start of the slots counts too."""
+        """Time left, from the trials that have ended since the first one did, which had waited for its slot to start.
+
+        Until more have ended than run at a time, only the time of that first round is known, its start included.
+        """
         if not self.ended:
             return "starting slots, ETA after the first trial"
-        elapsed = time.monotonic() - self.started
-        return f"{self.ended}/{self.left} trials, ETA {duration(elapsed / self.ended * (self.left - self.ended))}"
+        now, left = time.monotonic(), self.left - self.ended
+        if self.ended > self._at_once:
+            seconds, about = (now - self._first_end) / (self.ended - 1) * left, ""
+        else:
+            seconds, about = (now - self.started) * left / self._at_once, "roughly "
+        return f"{self.ended}/{self.left} trials, ETA {about}{duration(seconds)}"
 
     def render(self) -> Table:
         """The live view."""

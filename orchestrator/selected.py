@@ -63,6 +63,8 @@ def require_sweep(storage: SweepStorage) -> None:
         StorageError: there is none of that name; the message lists those that there are.
     """
     if not storage.plan_file.exists():
+        if not storage.base.exists():
+            raise StorageError(f"no sweep {storage.name!r}: there is no folder {storage.base} (see --storage)")
         known = ", ".join(sweep_names(str(storage.base))) or "none"
         raise StorageError(f"no sweep {storage.name!r} in {storage.base}; there are: {known} (see --storage)")
 

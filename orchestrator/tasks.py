@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +34,7 @@ class TaskRunner:
     @contextmanager
     def ray(self) -> Iterator[None]:
         """Keep Ray for several calls of `run`, each of which would start its own."""
-        with ray_running(self.address):
+        with ray_running(self.address), terminations_as_ctrl_c():
             yield
 
     def run(
@@ -44,7 +46,7 @@ class TaskRunner:
             ConfigError: not one task fits on the machine.
             CortexSweepError: a job's own error, or a worker that died at every attempt.
         """
-        with ray_running(self.address) as resources:
+        with ray_running(self.address) as resources, terminations_as_ctrl_c():
             profile = choose_profile(self.profile, resources)
             # Raises where a task would wait for ever.
             places = profile.slots(resources, can_grow=bool(self.address)) * profile.workers_per_slot
@@ -72,6 +74,19 @@ class TaskRunner:
                 done_so_far += 1
                 if not self.quiet:
                     log.say(f"{title}: {done_so_far}/{total}", last=done_so_far == total)
+
+
+@contextmanager
+def terminations_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, which batch systems send, end tasks as Ctrl-C does; Ray would print where in its code it came."""
+    if threading.current_thread() is not threading.main_thread():  # no other one may set handlers
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _submitter(function: Callable[..., Any], profile: Profile) -> Callable[[dict[str, Any]], Any]:

@@ -89,7 +89,7 @@ PROMISED: dict[str, tuple[Promise, ...]] = {
         ),
         Promise("python sweep.py confirm demo --candidates *", says=("fresh seeds", "±")),
         Promise("python sweep.py select demo-confirm", says=("registered demo.subj01-lh-V1v", "`champion`")),
-        Promise("python sweep.py select demo --by *", says=("less untuned", "subj01/lh/V1v", "pareto = true")),
+        Promise("python sweep.py select demo --by *", says=("gain", "subj01/lh/V1v", "pareto = true")),
         Promise("python sweep.py select demo", says=("registered demo.subj01-lh-V1v", "`champion`")),
         Promise(
             "python sweep.py evaluate demo",

@@ -196,7 +196,7 @@ def test_subjects_by_any_name(tmp_path: Path) -> None:
     )
     assert parse_subjects("all", dataset) == ["anna", "sub-2", "subj07"]
     assert parse_subjects("sub-2, 7,anna", dataset) == ["sub-2", "subj07", "anna"]
-    with pytest.raises(DataError, match="'bert' mean nothing; expected .* or a name such as 'anna'"):
+    with pytest.raises(DataError, match="'bert' mean nothing; expected .* or a name; the data set has anna"):
         parse_subjects("bert", dataset)
     with pytest.raises(DataError, match="no subject 'subj02'; expected one of anna, sub-2, subj07"):
         parse_subjects("2", dataset)

@@ -117,6 +117,16 @@ def test_predicts_alone_what_the_project_predicts(used: Used, own: ResponsePredi
     assert used.found["own_features"].shape == (1, features.shape[1])
 
 
+@pytest.mark.parametrize(("given", "told"), [("gone.png", "gone.png"), ("README.md", "cannot identify image file")])
+def test_what_is_no_picture_is_told_in_one_sentence(used: Used, given: str, told: str) -> None:
+    command = [sys.executable, "predict.py", given]
+    done = subprocess.run(command, cwd=used.folder, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: ")
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_command_prints_a_line_for_each_voxel(
     used: Used, own: ResponsePredictor, pictures: np.ndarray, demo: AlgonautsDataset
 ) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from orchestrator.ledger import Ledger
-from orchestrator.pareto import mark_pareto, pareto_points
+from orchestrator.pareto import Point, mark_pareto, pareto_points, pareto_table
 from orchestrator.plan import SweepPlan
 from orchestrator.storage import SweepStorage
 from orchestrator.tracking.projection import Projection
@@ -73,3 +75,15 @@ def test_mlflow_marks_the_set_and_no_former_one(tracked_plan: SweepPlan) -> None
         mark_pareto(projection, [trial.uid for trial in chosen])
         found = projection.client.search_runs([projection.experiment_id], "tags.pareto = 'true'")
         assert {run.data.tags["sweep.trial"] for run in found} == {trial.uid for trial in chosen}
+
+
+@pytest.mark.parametrize("roi", ["V1v", "FFA-2"])
+def test_gains_are_whole_on_eighty_columns(roi: str) -> None:
+    trial = f"subj01/lh/{roi}/pooled-const/00012"
+    gains: dict[str, float | None] = dict(zip(BOTH, (0.045, -0.067), strict=True))
+    point = Point(f"subj01/lh/{roi}", "pooled-const", trial, dict.fromkeys(BOTH, 0.123), gains, True)
+    console = Console(file=(file := io.StringIO()), width=80)
+    console.print(pareto_table([point], BOTH))
+    shown = file.getvalue()
+    assert "…" not in shown
+    assert {"0.123", "+0.045", "-0.067", "yes"} <= set(shown.split())

@@ -45,3 +45,28 @@ def test_log_is_not_filled_with_lines_but_the_last_one_is_there(tmp_path: Path) 
 
 def test_quiet_prints_nothing(tmp_path: Path) -> None:
     assert lines_of(tmp_path, 4, quiet=True) == []
+
+
+def test_eta_counts_the_start_of_slots_once_and_slots_beside_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two slots start in 30 s, then each ends a trial every 10 s: twenty trials take 130 s."""
+    clock = 0.0
+    monkeypatch.setattr("orchestrator.progress.time.monotonic", lambda: clock)
+    search = StudySearch(open_ledger(small_plan(tmp_path, trials=10)), lambda *_: {}, lambda _: None)
+    shown = SweepProgress(Console(file=io.StringIO()), search.ledger.plan)
+    shown.start(search)
+    assert (shown.left, "after the first trial" in shown.eta()) == (20, True)
+    said = []
+    for end in range(20):
+        while len(search.running) < 2 and end + len(search.running) < 20:
+            search.suggest(f"tune-{end}-{len(search.running)}")
+        trial = search.running.pop(next(iter(search.running)))
+        clock = 40.0 + 10 * (end // 2)
+        shown.trial_ended(trial)
+        said.append(shown.eta())
+    assert said[0] == "1/20 trials, ETA roughly 6 min 20 s"
+    for end, seconds in ((3, 80), (9, 50), (19, 0)):
+        left = re.fullmatch(rf"{end + 1}/20 trials, ETA (?:(\d+) min )?(\d+) s", said[end])
+        assert left is not None, said[end]
+        assert 60 * int(left[1] or 0) + int(left[2]) == pytest.approx(seconds, rel=0.4)

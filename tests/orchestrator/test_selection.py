@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from orchestrator.leaderboard import leaderboard, leaderboard_table
+from orchestrator.leaderboard import leaderboard, leaderboard_table, unfinished_line
 from orchestrator.ledger import Ledger
 from orchestrator.plan import StudyKey, SweepPlan
 from orchestrator.selection import choose
@@ -118,6 +120,22 @@ def test_leaderboard_ranks_within_a_target(plan: SweepPlan, tmp_path: Path) -> N
     assert (regression.trials, regression.planned, regression.failed) == (2, 3, 1)
     assert (contrastive.trials, contrastive.pruned) == (3, 1)
     assert (contrastive.best_trial, contrastive.epoch) == ("subj01/lh/V1v/contrastive/00002", 1)
+    ended, planned = 1 + 3 + 2, sum(plan.studies.values())
+    assert unfinished_line(rows) == f"As of now: {ended} of {planned} trials have ended."
+    assert unfinished_line([replace(row, trials=row.planned) for row in rows]) == ""
+
+
+def test_best_of_a_target_is_marked_without_bold_and_fits_on_eighty_columns(plan: SweepPlan, tmp_path: Path) -> None:
+    ledger = open_ledger(plan)
+    for key, r in ((V1_UNTUNED, 0.2), (V1_CONTRASTIVE, 0.3)):
+        score(ledger, key, r)
+    rows = [replace(row, label="subj01/lh/FFA-1", layer_cutoff="features.12") for row in board(plan, tmp_path)]
+    console = Console(file=(file := io.StringIO()), width=80)
+    console.print(leaderboard_table(rows, 80))
+    shown = file.getvalue()
+    assert "contrastive*" in shown
+    assert shown.count("*") == 2, "the best, and what the star means"
+    assert "…" not in shown
 
 
 def test_leaderboard_shows_the_parameters_that_a_method_has(plan: SweepPlan, tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def _numbers(word: str, dataset: Dataset) -> range:
     match = _SUBJECTS.fullmatch(word)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
     if last < first:
-        others = [name for name in dataset.subjects if not _SUBJECTS.fullmatch(name)]
-        known = f", or a name such as {others[0]!r}" if others else ""
-        raise DataError(f"subjects {word!r} mean nothing; expected 'all', '1-8', '1,3' or 'subj01'{known}")
+        raise DataError(
+            f"subjects {word!r} mean nothing; expected 'all', '1-8', '1,3' or a name; the data set has "
+            f"{', '.join(dataset.subjects)}"
+        )
     return range(first, last + 1)

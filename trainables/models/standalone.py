@@ -133,10 +133,13 @@ def main() -> None:
     parser.add_argument("pictures", nargs="+", metavar="PICTURE")
     parser.add_argument("--save", metavar="FILE.npy", help="keep the responses, [n_pictures, n_voxels]")
     asked = parser.parse_args()
-    responses = predict(asked.pictures)
-    if asked.save:
-        np.save(asked.save, responses)
-        return
+    try:
+        responses = predict(asked.pictures)
+        if asked.save:
+            np.save(asked.save, responses)
+            return
+    except (OSError, ValueError, ImportError) as error:  # a file that is not there, or no picture; no Pillow
+        parser.exit(1, f"Error: {error}\n")
     voxels = load(FOLDER).voxels
     print("voxel", *asked.pictures, sep="\t")
     for column in range(responses.shape[1]):
