@@ -8,7 +8,6 @@ wrong option; 3 done, but some study has no score; 130 interrupted, ``resume`` g
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from functools import partial
@@ -18,7 +17,6 @@ if sys.version_info < (3, 11):  # noqa: UP036 - who has an older one is told
     sys.exit(f"Error: this is Python {sys.version.split()[0]}; expected 3.11 or newer, such as that of .venv")
 try:
     import click
-    from rich.console import Console
 except ImportError as error:
     sys.exit(
         f"Error: {sys.executable} lacks the package {error.name}; run it by .venv/bin/python, which `make environment` "
@@ -27,10 +25,10 @@ except ImportError as error:
 
 from orchestrator.data_commands import data
 from orchestrator.keeping_commands import KEEPING
+from orchestrator.looking_commands import LOOKING
 from orchestrator.options import (
     address_option,
     json_option,
-    no_password,
     option,
     profile_option,
     require_sweeps,
@@ -105,35 +103,18 @@ def run(as_json: bool, dry_run: bool, machine: str | None, throughput: float | N
 @storage_option
 @json_option
 def resume(name: str, profile: str | None, address: str | None, storage: str, as_json: bool) -> None:
-    """Go on with a sweep that was interrupted."""
+    """Go on with a sweep that was interrupted.
+
+    \b
+    sweep.py resume demo
+    sweep.py resume nsd --address auto --storage s3://bucket/sweeps      on a cluster's head
+    """  # noqa: D301 - click wants the character itself
     require_sweeps(storage, name)
     from orchestrator.conclusion import run_to_the_end
     from orchestrator.launch import resume as launch
 
     again = partial(launch, name, storage, address, profile)
     sys.exit(run_to_the_end(again, name, storage, address, as_json))
-
-
-@cli.command()
-@sweep_argument("name")
-@storage_option
-@json_option
-def leaderboard(name: str, storage: str, as_json: bool) -> None:
-    """The best model of every target and method."""
-    from orchestrator.printing import print_leaderboard
-
-    print_leaderboard(name, storage, as_json)
-
-
-@cli.command()
-@sweep_argument("name")
-@storage_option
-@json_option
-def status(name: str, storage: str, as_json: bool) -> None:
-    """Progress of a sweep, target by target; also while it runs elsewhere."""
-    from orchestrator.printing import print_status
-
-    print_status(name, storage, as_json)
 
 
 @cli.command()
@@ -214,7 +195,13 @@ def evaluate(
     storage: str,
     as_json: bool,
 ) -> None:
-    """Score the selected models on test stimuli; the only command that reads them."""
+    """Score the selected models on test stimuli; the only command that reads them.
+
+    \b
+    sweep.py evaluate demo                                       encoding, transfer, information
+    sweep.py evaluate demo --evaluations all --labelled DIR      classification, landscape, salience too
+    sweep.py evaluate demo --external OTHER-DATA                 transfer to subjects of another data set
+    """  # noqa: D301 - click wants the character itself
     require_sweeps(storage, name)
     from orchestrator.conclusion import evaluate_and_print
     from orchestrator.evaluation import EVALUATIONS, EvaluationOptions
@@ -224,66 +211,7 @@ def evaluate(
     evaluate_and_print(name, storage, EvaluationOptions(asked, labelled, external), profile, address, as_json)
 
 
-@cli.command()
-@sweep_argument("name")
-@storage_option
-@json_option
-def report(name: str, storage: str, as_json: bool) -> None:
-    """Write all results into one HTML page, and its figures to MLflow."""
-    require_sweeps(storage, name)
-    from orchestrator.report import write_report
-
-    console = Console(stderr=as_json)
-    page = write_report(name, storage, console)
-    if as_json:
-        click.echo(json.dumps({"page": str(page)}))
-    else:
-        console.print(f"Report in {page}", soft_wrap=True)
-
-
-@cli.command()
-@option("--data", help="Data set of the sweep to come.")
-@option("--weights", help="imagenet (default), random, or a .pth, .safetensors or .npz FILE.")
-@option("--backbone", default="alexnet", show_default=True)
-@option("--tracking-uri", help="MLflow server or database. Default: sqlite in --storage.")
-@option("--ledger", help="Journal file or postgresql://… for the trials. Default: a journal in --storage.")
-@option("--cluster", help="A cluster's file: cluster/gpu.yaml.")
-@profile_option
-@address_option
-@storage_option
-@json_option
-def doctor(as_json: bool, **options: Any) -> None:
-    """Look at everything that a sweep needs, before it costs money; exit code 1 if something is wrong."""
-    from orchestrator.doctor import Needs, examine_and_print
-
-    sys.exit(examine_and_print(Needs(**options), as_json))
-
-
-@cli.command()
-@sweep_argument("name", required=False)
-@option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-@option(
-    "--tracking-uri",
-    callback=no_password,
-    help="MLflow server or database. Default: that of the sweep or the storage.",
-)
-@option("--view", default="best", show_default=True, help="best, search, classification, curves, or an ROI: V1v.")
-@storage_option
-@json_option
-def ui(name: str | None, port: int, tracking_uri: str | None, view: str, storage: str, as_json: bool) -> None:
-    """Start the MLflow UI on this machine and say where to look.
-
-    \b
-    sweep.py ui demo                 the best model of every target and method
-    sweep.py ui demo --view V1v      all trials of an ROI
-    sweep.py ui demo --view search   temperature, cutoff and learning rate against the score
-    """  # noqa: D301 - click wants the character itself
-    from orchestrator.ui import serve
-
-    serve(name, storage, tracking_uri, port, view, as_json)
-
-
-for command in (data, *KEEPING):
+for command in (data, *LOOKING, *KEEPING):
     cli.add_command(command)
 
 

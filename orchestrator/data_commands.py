@@ -20,7 +20,11 @@ def data() -> None:
 @click.argument("directory")
 @json_option
 def check(directory: str, as_json: bool) -> None:
-    """Count stimuli and voxels, and find every fault; exit code 1 if there is one that stops a sweep."""
+    """Count stimuli and voxels, and find every fault; exit code 1 if there is one that stops a sweep.
+
+    \b
+    sweep.py data check demo-data
+    """  # noqa: D301 - click wants the character itself
     from orchestrator.data_report import check_and_print
 
     sys.exit(check_and_print(directory, as_json, Console(stderr=as_json)))
@@ -32,7 +36,11 @@ def check(directory: str, as_json: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
 def demo(directory: Path, subjects: int, seed: int, as_json: bool) -> None:
-    """Make the demo data set: simulated responses with a known truth, in the Algonauts layout."""
+    """Make the demo data set: simulated responses with a known truth, in the Algonauts layout.
+
+    \b
+    sweep.py data demo demo-data --subjects 2
+    """  # noqa: D301 - click wants the character itself
     from orchestrator.data_report import make_demo_and_print
 
     make_demo_and_print(directory, subjects, seed, as_json, Console(stderr=as_json))

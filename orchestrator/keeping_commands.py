@@ -34,7 +34,11 @@ def compare(a: str, b: str, storage: str, as_json: bool) -> None:
 @storage_option
 @json_option
 def rename(old: str, new: str, storage: str, as_json: bool) -> None:
-    """Call a sweep otherwise, here and in MLflow."""
+    """Call a sweep otherwise, here and in MLflow.
+
+    \b
+    sweep.py rename demo pilot
+    """  # noqa: D301 - click wants the character itself
     from orchestrator.housekeeping import rename as call_otherwise
 
     call_otherwise(old, new, storage)
@@ -50,7 +54,11 @@ def archive(name: str, undo: bool, storage: str, as_json: bool) -> None:
     """Put a sweep away: hidden in lists and in MLflow, without the weights that nobody selected.
 
     Scores, selected models and every trial's parameters stay.
-    """
+
+    \b
+    sweep.py archive pilot
+    sweep.py archive pilot --undo
+    """  # noqa: D301 - click wants the character itself
     from orchestrator.housekeeping import archive as put_away
     from orchestrator.housekeeping import size, unarchive
 
@@ -70,7 +78,12 @@ def archive(name: str, undo: bool, storage: str, as_json: bool) -> None:
 @storage_option
 @json_option
 def delete(name: str, yes: bool, storage: str, as_json: bool) -> None:
-    """Delete a sweep for good: trials, scores, weights, MLflow runs, registered models."""
+    """Delete a sweep for good: trials, scores, weights, MLflow runs, registered models.
+
+    \b
+    sweep.py delete pilot            asks first
+    sweep.py delete pilot --yes
+    """  # noqa: D301 - click wants the character itself
     from orchestrator.hints import count
     from orchestrator.housekeeping import delete as remove
     from orchestrator.housekeeping import size
@@ -115,7 +128,12 @@ def completion(shell: str) -> None:
 @storage_option
 @json_option
 def export(target: str, directory: Path, name: str, method: str | None, storage: str, as_json: bool) -> None:
-    """Write a selected model into DIR, as files that work without this program; TARGET is like subj01/lh/V1v."""
+    """Write a selected model into DIR, as files that work without this program; TARGET is like subj01/lh/V1v.
+
+    \b
+    sweep.py export subj01/lh/V1v v1-model --name demo
+    python v1-model/predict.py picture.png
+    """  # noqa: D301 - click wants the character itself
     require_sweeps(storage, name)
     from orchestrator.export import export_and_print
 
@@ -127,7 +145,12 @@ def export(target: str, directory: Path, name: str, method: str | None, storage:
 @storage_option
 @json_option
 def list_sweeps(archived: bool, storage: str, as_json: bool) -> None:
-    """The sweeps in a storage."""
+    """The sweeps in a storage.
+
+    \b
+    sweep.py list
+    sweep.py list --storage s3://bucket/sweeps --archived
+    """  # noqa: D301 - click wants the character itself
     from orchestrator.storage import sweep_names
 
     names = sweep_names(storage, archived)

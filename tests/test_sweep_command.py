@@ -82,6 +82,7 @@ def test_every_command_explains_itself(call: Call, path: tuple[str, ...]) -> Non
     code, out, err = call(*path, "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"Usage: sweep.py {' '.join(path)}")
+    assert out.count(f"sweep.py {' '.join(path)} ") > 1, "an example beside the usage"
 
 
 def without(libraries: set[str], *words: str | Path) -> str:
