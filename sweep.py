@@ -9,6 +9,7 @@ wrong option; 3 done, but some study has no score; 130 interrupted, ``resume`` g
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from functools import partial
 from typing import Any
@@ -221,6 +222,8 @@ def main() -> None:
     from orchestrator.passwords import take_from_environment
     from trainables.errors import CortexSweepError
 
+    # Batch systems send SIGTERM: what Ctrl-C does, until Ray and the UI's server put their own handlers in its place.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         take_from_environment()
         code = cli.main(prog_name="sweep.py", standalone_mode=False)
@@ -232,7 +235,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort as ended:
-        if isinstance(ended.__cause__, KeyboardInterrupt):
+        if isinstance(ended.__cause__ or ended.__context__, KeyboardInterrupt):
             click.echo("Interrupted; the same command goes on.", err=True)
             sys.exit(130)
         click.echo("Aborted.", err=True)  # a question that was answered by no, or not at all

@@ -16,12 +16,14 @@ import cluster
 from cluster.profiles import Profile, choose_profile
 from orchestrator.gpu_slots import largest_trial_bytes, slots_that_fit
 from orchestrator.hints import count
-from orchestrator.launch import planned
+from orchestrator.launch import completed, planned
 from orchestrator.plan import StudyKey, SweepPlan
 from orchestrator.planning import SweepOptions
 from trainables.data.dataset import Dataset
 from trainables.data.responses import split_of
+from trainables.encoding.features import layers_together
 from trainables.errors import ConfigError
+from trainables.models.backbone import backbone_spec
 from trainables.tuning.speed import Speed, measure_speed
 
 PRICES = Path(cluster.__file__).with_name("prices.toml")
@@ -37,7 +39,8 @@ class Work:
     tuned: tuple[int, int]
     """Pictures through tuning: if pruning keeps what it is meant to keep at each rung, and if it prunes nothing."""
     read: tuple[int, int]
-    """Pictures through the readout layers for validation scores, likewise."""
+    """Pictures through the readout layers for validation scores, likewise; those that pass several times, since not all
+    features fit into memory, count as often, as if each pass went to the deepest layer."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,14 @@ class Machine:
 
 def count_work(plan: SweepPlan, dataset: Dataset) -> Work:
     """Trials and pictures of a plan; those of pooled networks are counted for every subject."""
-    sizes = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for name in {name for target in plan.targets for name in target.subjects}:
         split = split_of(dataset.subject(name), plan.protocol, plan.split_seed)
         sizes[name] = len(split.train), len(split.val)
     tuned, read = [0.0, 0.0], [0.0, 0.0]
     for key, trials in plan.studies.items():
         n_train = sum(sizes[name][0] for name in key.target.subjects)
-        n_scored = n_train + sum(sizes[name][1] for name in key.target.subjects)
+        n_scored = sum(sum(sizes[name]) * _passes(plan, sum(sizes[name])) for name in key.target.subjects)
         for column, pruned in enumerate((True, False)):
             epochs, scores = _epochs_and_scores(plan, key, pruned)
             tuned[column] += trials * epochs * n_train
@@ -77,6 +80,13 @@ def count_work(plan: SweepPlan, dataset: Dataset) -> Work:
         tuned=(round(tuned[0]), round(tuned[1])),
         read=(round(read[0]), round(read[1])),
     )
+
+
+def _passes(plan: SweepPlan, n_stimuli: int) -> int:
+    """Passes through the network that a score of its deepest cutoff takes, see `features_by_layer`."""
+    spec = backbone_spec(plan.backbone)
+    layers = spec.readouts_up_to(plan.cutoffs[-1])
+    return len([*layers_together(layers, {layer: 4 * n_stimuli * spec.readout_layers[layer] for layer in layers})])
 
 
 def _epochs_and_scores(plan: SweepPlan, key: StudyKey, pruned: bool) -> tuple[float, float]:
@@ -115,7 +125,9 @@ def estimate_and_print(options: SweepOptions, machine: str | None, throughput: f
             nobody has measured.
     """
     console = Console(stderr=as_json)
-    _, plan, dataset, weights = planned(options, console)
+    storage, plan, dataset, weights = planned(completed(options), console)
+    if storage.plan_file.exists():
+        console.print(f"{plan.name} exists: what it has is counted too, and would not run again.", soft_wrap=True)
     work = count_work(plan, dataset)
     where = machine_named(machine) if machine else None
     if where and throughput is None:

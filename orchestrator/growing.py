@@ -32,7 +32,9 @@ def filled(options: SweepOptions, existing: SweepPlan) -> SweepOptions:
     missing: dict[str, Any] = {
         name: ",".join(dict.fromkeys(values)) for name, values in have.items() if not getattr(options, name)
     }
-    for name in ("space", "epochs", "grace_epochs", "batch_size"):
+    if options.space is None:  # its file may have changed since, or be another one's of the same name
+        missing |= {"space": existing.space, "space_text": existing.space_text}
+    for name in ("epochs", "grace_epochs", "batch_size"):
         if getattr(options, name) is None:
             missing[name] = getattr(existing, name)
     return replace(options, **missing)

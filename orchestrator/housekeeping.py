@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -121,7 +122,7 @@ def delete(name: str, storage_uri: str) -> Freed:
     if places.folder != name:
         _delete(places.base / name)
     served = is_server(plan.tracking_uri)  # its artifacts lie in its own place, not in the storage
-    where = "" if served else f" --backend-store-uri {without_password(plan.tracking_uri)}"
+    where = "" if served else f" --backend-store-uri {shlex.quote(without_password(plan.tracking_uri))}"
     left = "its rows, figures and models" if served else "its rows"
     return Freed(freed, tuple(models), left, f"mlflow gc{where}")
 

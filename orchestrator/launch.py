@@ -50,11 +50,8 @@ def run(options: SweepOptions, console: Console, quiet: bool) -> tuple[SweepPlan
     Raises:
         CortexSweepError: anything that the options, the data, the weights or the storage lack.
     """
-    options = _without_passwords(options)
-    storage = SweepStorage(options.storage, options.name)
     whole_grid = bool(options.subjects and options.rois)
-    if storage.plan_file.exists():
-        options = filled(options, load_plan(storage))
+    options = completed(options)
     storage, plan, _, weights = planned(options, console)
     folder_is_new = not storage.root.exists()
     new = not storage.plan_file.exists() and make_sweep(storage, plan, weights)
@@ -100,6 +97,17 @@ def _take_back(storage: SweepStorage, existing: SweepPlan, larger: SweepPlan) ->
         ledger = Ledger(larger)
         if all(len(ledger.study_records(key)) <= existing.studies.get(key, 0) for key in larger.studies):
             write_plan(storage, existing)
+
+
+def completed(options: SweepOptions) -> SweepOptions:
+    """``options`` without passwords; those that nobody gave are those of the sweep, if it exists.
+
+    Raises:
+        CortexSweepError: the sweep cannot be read, or was made with another space.
+    """
+    options = _without_passwords(options)
+    storage = SweepStorage(options.storage, options.name)
+    return filled(options, load_plan(storage)) if storage.plan_file.exists() else options
 
 
 def planned(options: SweepOptions, console: Console) -> tuple[SweepStorage, SweepPlan, Dataset, PretrainedWeights]:
@@ -205,9 +213,7 @@ def execute(plan: SweepPlan, storage: SweepStorage, address: str | None, console
         publish_views(projection.client, projection.experiment_id, plan)
         if not ledger.trials_left():
             ended = count(sum(plan.studies.values()), "trial")
-            say_to(console, quiet)(
-                f"Nothing is left to run: {ended} of {plan.name} have ended; --trials, --subjects … add to it."
-            )
+            say_to(console, quiet)(f"Nothing is left to run: {ended} of {plan.name} have ended.")
             return Outcome(True, _synced(projection))
         projector = Projector(plan, storage.artifacts_uri)
         progress = SweepProgress(console, plan, quiet)

@@ -13,7 +13,7 @@ from orchestrator.passwords import without_password
 from orchestrator.plan import SkippedRoi, SweepPlan, default_grace_epochs, parse_list
 from orchestrator.storage import SweepStorage, resolved
 from orchestrator.suggestions import require_suggestions
-from search_spaces import Space, read_space, space_named
+from search_spaces import Space, read_space, space_from_text, space_named
 from trainables.config import ENCODERS, PROTOCOLS
 from trainables.data.dataset import Dataset
 from trainables.data.labelled import open_labelled
@@ -64,6 +64,8 @@ class SweepOptions:
     labelled: str = ""
     leave_one_out: bool = False
     neighbours: bool = True
+    space_text: str = ""
+    """Of an own space that is not to be read from its file."""
 
 
 def make_plan(options: SweepOptions, storage: SweepStorage, dataset: Dataset, weights: PretrainedWeights) -> SweepPlan:
@@ -74,7 +76,7 @@ def make_plan(options: SweepOptions, storage: SweepStorage, dataset: Dataset, we
     """
     _require_options(options, storage)
     space_name = options.space or DEFAULT_SPACE
-    text, space = read_space(space_name) if space_name.endswith(".py") else ("", space_named(space_name))
+    text, space = _space_of(space_name, options.space_text)
     methods = tuple(parse_list(options.methods)) if options.methods is not None else space.methods
     chosen = _choose_targets(options, dataset, space)
     targets = [*chosen.targets]
@@ -124,6 +126,13 @@ def make_plan(options: SweepOptions, storage: SweepStorage, dataset: Dataset, we
     )
     require_suggestions(plan)
     return plan
+
+
+def _space_of(name: str, text: str) -> tuple[str, Space]:
+    """Text of an own space, empty for a named one, and the space."""
+    if text:
+        return text, space_from_text(text, name)
+    return read_space(name) if name.endswith(".py") else ("", space_named(name))
 
 
 def _labelled_root(options: SweepOptions) -> str:

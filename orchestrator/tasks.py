@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from types import FrameType
 from typing import Any
 
 import ray
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster.profiles import Profile, choose_profile
+from orchestrator.node_watch import asked_to_end
 from orchestrator.progress import LogLines
 from orchestrator.tuning import ray_running
 from trainables.errors import CortexSweepError, StorageError
@@ -79,14 +81,20 @@ class TaskRunner:
 @contextmanager
 def terminations_as_ctrl_c() -> Iterator[None]:
     """Let SIGTERM, which batch systems send, end tasks as Ctrl-C does; Ray would print where in its code it came."""
-    if threading.current_thread() is not threading.main_thread():  # no other one may set handlers
+    in_main = threading.current_thread() is threading.main_thread()  # no other one may set handlers
+    if not in_main or signal.getsignal(signal.SIGTERM) is _end:
         yield
         return
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    former = signal.signal(signal.SIGTERM, _end)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    asked_to_end.set()  # Ray, which the same signal may end, is then not taken for one that died
+    signal.default_int_handler(signum, frame)
 
 
 def _submitter(function: Callable[..., Any], profile: Profile) -> Callable[[dict[str, Any]], Any]:

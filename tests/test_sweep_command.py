@@ -85,7 +85,7 @@ def test_every_command_explains_itself(call: Call, path: tuple[str, ...]) -> Non
     assert out.count(f"sweep.py {' '.join(path)} ") > 1, "an example beside the usage"
 
 
-def without(libraries: set[str], *words: str | Path) -> str:
+def without(libraries: set[str], *words: str | Path, error: str = "") -> str:
     """What a command prints in a process of its own, which is to load none of ``libraries``."""
     code = (
         f"import sys; sys.argv = {['sweep.py', *map(str, words)]}\n"
@@ -97,6 +97,7 @@ def without(libraries: set[str], *words: str | Path) -> str:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+    assert error in done.stderr
     return done.stdout
 
 
@@ -128,7 +129,7 @@ def test_who_only_looks_at_a_sweep_waits_for_no_large_library(tmp_path: Path, wo
     ids=lambda words: words[0],
 )
 def test_name_that_no_sweep_has_is_told_before_large_libraries_are_loaded(tmp_path: Path, words: list[str]) -> None:
-    without({"torch", "ray", "mlflow"}, *words, "--storage", tmp_path)
+    without({"torch", "ray", "mlflow"}, *words, "--storage", tmp_path, error="Error: no sweep 'x' in ")
 
 
 def test_version(call: Call) -> None:
@@ -304,3 +305,29 @@ def test_program_runs_as_a_script_and_ends_with_the_code(tmp_path: Path) -> None
     assert "no sweep 'nobody'" in told(done.returncode, done.stderr)
     assert done.returncode == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "told"), [("n\n", 1, "Aborted"), ("", 1, "Aborted"), (KeyboardInterrupt(), 130, "Interrupted")]
+)
+def test_question_that_is_not_answered_by_yes_deletes_nothing(
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str | KeyboardInterrupt,
+    code: int,
+    told: str,
+) -> None:
+    maker = Maker(tmp_path, Size())
+
+    def asked(_: str) -> str:
+        if isinstance(answer, KeyboardInterrupt):
+            raise answer
+        if not answer:
+            raise EOFError
+        return answer
+
+    monkeypatch.setattr("click.termui.visible_prompt_func", asked)
+    found, _, err = call("delete", "small", "--storage", tmp_path)
+    assert (found, told in err) == (code, True), err
+    assert maker.places.plan_file.exists()

@@ -72,3 +72,15 @@ def test_a_diverged_network_is_an_error_and_not_a_score(tiny: Backbone) -> None:
         next(tiny.parameters()).fill_(torch.nan)
     with pytest.raises(NonFiniteLossError, match="learning rate"):
         score_readout_layers(tiny, planted_data())
+
+
+@pytest.mark.parametrize("n_val", [20, 0])
+def test_layers_that_are_held_one_by_one_score_as_all_together(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch, n_val: int
+) -> None:
+    data = planted_data(n_val=n_val)
+    together = score_readout_layers(tiny, data)
+    monkeypatch.setattr("trainables.encoding.features.AT_ONCE_BYTES", 1)
+    alone = score_readout_layers(tiny, data)
+    assert alone.r_by_layer == together.r_by_layer
+    np.testing.assert_array_equal(alone.r_per_voxel, together.r_per_voxel)

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.growing import filled, grown, what_is_new
+from orchestrator.launch import completed, make_sweep, planned
 from orchestrator.ledger import Ledger
 from orchestrator.opening import load_plan
 from orchestrator.plan import SweepPlan
@@ -124,6 +125,27 @@ def test_what_nobody_typed_is_what_the_sweep_has(tmp_path: Path) -> None:
     assert options.cutoffs == ",".join(existing.cutoffs)
     assert filled(replace(OPTIONS, epochs=12), existing).epochs == 12
     assert filled(OPTIONS, existing).subjects == "subj01,subj02"
+
+
+def test_own_space_is_the_sweeps_own_where_none_is_named(
+    demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file may have gone, or another one of its name lie where the command is typed now."""
+    first, other = tmp_path / "first", tmp_path / "other"
+    for folder, trials in ((first, 2), (other, 9)):
+        folder.mkdir()
+        text = f"from search_spaces import Space\nSPACE = Space('own', rois=('V1v',), trials={trials})\n"
+        (folder / "own.py").write_text(text)
+    options = SweepOptions(str(demo_root), "x", str(tmp_path / "results"), weights="random", space="own.py")
+    monkeypatch.chdir(first)
+    places, plan, _, weights = planned(options, Console(quiet=True))
+    assert make_sweep(places, plan, weights)
+    monkeypatch.chdir(other)
+    again = completed(replace(options, space=None))
+    _, found, _, _ = planned(again, Console(quiet=True))
+    assert (found.space, found.trials, found.space_text) == ("own.py", 2, plan.space_text)
+    with pytest.raises(ConfigError, match="exists with another space_text"):
+        grown(plan, planned(replace(again, space_text=""), Console(quiet=True))[1], again)
 
 
 def test_old_subject_gets_an_old_roi_only_where_both_were_named(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 from tests.synthetic import POOLED_TARGET, planted_data, planted_pair, tiny_config, tiny_weights
 from trainables.config import TrialConfig
 from trainables.data.responses import Partition, TargetData
-from trainables.encoding.features import features_by_layer
+from trainables.encoding import features as extraction
+from trainables.encoding.features import features_by_layer, held_type
 from trainables.encoding.validation import score_readout_layers
 from trainables.models.backbone import build_backbone
 from trainables.models.hardware import autocast
@@ -25,7 +26,7 @@ from trainables.models.weights import load_weights
 from trainables.target import Target
 from trainables.tuning.loop import TrialRun
 from trainables.tuning.losses import build_head
-from trainables.tuning.memory import SubjectSize, _feature_type, step_shapes, trial_bytes
+from trainables.tuning.memory import SubjectSize, step_shapes, trial_bytes
 
 TARGET = Target("noise", ("subj01",), "lh", "V1v")
 CPU = torch.device("cpu")
@@ -115,10 +116,16 @@ def tune_only(run: TrialRun) -> Iterator[float]:
     yield sum(float(run.step(torch.arange(4), generator)) for _ in range(2))
 
 
-@pytest.mark.parametrize("backbone", ["alexnet", "tiny"])
-def test_a_score_takes_at_its_peak_what_the_allocator_hands_out(backbone: str) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "n_val", "at_once"),
+    [("alexnet", 56, 1 << 31), ("alexnet", 56, 1 << 26), ("tiny", 60, 1 << 31), ("tiny", 0, 1 << 31)],
+)
+def test_a_score_takes_at_its_peak_what_the_allocator_hands_out(
+    backbone: str, n_val: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Features are most of it in AlexNet, products of stimuli in a small network. Two full passes of 128 stimuli."""
-    n_train, n_val = (200, 56) if backbone == "alexnet" else (300, 60)
+    monkeypatch.setattr(extraction, "AT_ONCE_BYTES", at_once)
+    n_train = 200 if backbone == "alexnet" else 300
     weights = load_weights("random") if backbone == "alexnet" else tiny_weights()
     data = noise(n_train, n_val, 50) if backbone == "alexnet" else planted_data(n_train, n_val, 50)
     size = SubjectSize(50, n_train + n_val, n_train, n_val)
@@ -168,7 +175,7 @@ def test_features_are_held_in_the_type_that_memory_is_counted_in(backbone: str) 
     data = noise(2, 0, 1)
     widest = network.readout_layers[:2]
     read = features_by_layer(network, data.train.stimuli, data.train.rows, widest, precision="bfloat16")
-    assert {features.dtype for _, features in read} == {_feature_type(network, torch.bfloat16)}
+    assert {features.dtype for _, features in read} == {held_type(network, torch.bfloat16)}
 
 
 def test_more_of_anything_takes_more() -> None:

@@ -69,7 +69,37 @@ def cross_validate(
 
     Args:
         features: ``[n_stimuli, n_features]``, finite; centred in place.
+        responses: see `cross_validate_products`, as for what follows.
+        n_components: likewise.
+        alphas: likewise.
+        n_folds: likewise.
+
+    Raises:
+        ValueError: too few stimuli for the folds.
+    """
+    # Less the mean over all stimuli: what is left to centre in a fold is small, and no digits are lost.
+    features -= features.mean(dim=0)
+    gram, precision = _solvers.cross_gram(features, features), features.dtype
+    return cross_validate_products(
+        gram, responses, precision=precision, n_components=n_components, alphas=alphas, n_folds=n_folds
+    )
+
+
+def cross_validate_products(
+    gram: Tensor,
+    responses: NDArray[np.float32],
+    *,
+    precision: torch.dtype = torch.float32,
+    n_components: int = 1000,
+    alphas: Iterable[float] = DEFAULT_ALPHAS,
+    n_folds: int = N_FOLDS,
+) -> CrossValidation:
+    """`cross_validate` for whoever has let go of the features.
+
+    Args:
+        gram: products of the features, centred over all stimuli, finite, float64 ``[n_stimuli, n_stimuli]``.
         responses: ``[n_stimuli, n_voxels]``.
+        precision: of the features, at least float32.
         n_components: principal components kept at most.
         alphas: penalties.
         n_folds: 2 or more, at most a third of the stimuli.
@@ -77,16 +107,12 @@ def cross_validate(
     Raises:
         ValueError: too few stimuli for the folds.
     """
-    if n_folds < 2 or len(features) < 3 * n_folds:
-        raise ValueError(f"{len(features)} stimuli for {n_folds} folds; expected 2 folds or more, of 3 stimuli or more")
+    if n_folds < 2 or len(gram) < 3 * n_folds:
+        raise ValueError(f"{len(gram)} stimuli for {n_folds} folds; expected 2 folds or more, of 3 stimuli or more")
     penalties = np.array(tuple(alphas), dtype=np.float64)
-    # Less the mean over all stimuli: what is left to centre in a fold is small, and no digits are lost.
-    features -= features.mean(dim=0)
-    gram = _solvers.cross_gram(features, features)
-    tolerance = _solvers.RELATIVE_TOLERANCE[features.dtype]
-    y = torch.as_tensor(responses, device=features.device).to(features.dtype)
-    total = torch.zeros(len(penalties), responses.shape[1], dtype=torch.float64, device=features.device)
-    for fitted, held_out in folds(len(features), n_folds):
+    total = torch.zeros(len(penalties), responses.shape[1], dtype=torch.float64, device=gram.device)
+    tolerance, y = _solvers.RELATIVE_TOLERANCE[precision], torch.as_tensor(responses, device=gram.device).to(precision)
+    for fitted, held_out in folds(len(gram), n_folds):
         total += _fold_r(gram, y, fitted, held_out, tolerance, n_components, penalties)
     return CrossValidation(penalties, total.cpu().numpy() / n_folds)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainables.encoding import _solvers
-from trainables.encoding.cross_validation import cross_validate
+from trainables.encoding.cross_validation import cross_validate_products
 from trainables.encoding.encoder import fit_gram
 from trainables.encoding.features import features_by_layer
 from trainables.encoding.pls import fit_gram_pls
@@ -58,8 +58,7 @@ def score_readout_layers(
     Without a validation part: five-fold cross-validation inside the training part, with one alpha for all voxels.
 
     As many passes through the network as its features need to fit into memory, and one eigendecomposition a layer; the
-    same fit as `RidgeEncoder`'s, in
-    terms of Gram matrices, since nobody asks for the weights of the features here.
+    same fit as `RidgeEncoder`'s, in terms of Gram matrices, since nobody asks for the weights of the features here.
 
     Args:
         model: on the device that is to compute.
@@ -81,34 +80,31 @@ def score_readout_layers(
     rows = np.concatenate([data.train.rows, data.val.rows])
     scores: dict[str, NDArray[np.float64]] = {}
     for layer, features in features_by_layer(model, pixels, rows, chosen, precision=precision):
+        products = _solvers.centred_cross_gram(features, len(data.train.rows))
+        del features  # before the decomposition takes memory
+        _require_finite(products, layer)
         if len(data.val.rows):
-            products = _solvers.centred_cross_gram(features, len(data.train.rows))
-            del features  # before the decomposition takes memory
-            predicted = _predict_validation(products, data.train.responses, layer, n_components, encoder)
+            predicted = _predict_validation(products, data.train.responses, n_components, encoder)
             scores[layer] = pearson_r(predicted, data.val.responses)
         else:
-            _require_finite(features, layer)
-            folds = cross_validate(features.float(), data.train.responses, n_components=n_components)
+            folds = cross_validate_products(products, data.train.responses, n_components=n_components)
             scores[layer] = folds.r_at_one_alpha
-            del features
     r_by_layer = {layer: float(r.mean()) for layer, r in scores.items()}
     best_layer = max(r_by_layer, key=r_by_layer.__getitem__)
     return ValidationScore(r_by_layer[best_layer], best_layer, r_by_layer, scores[best_layer])
 
 
 def _predict_validation(
-    products: Tensor, train_responses: NDArray[np.float32], layer: str, n_components: int, encoder: str
+    products: Tensor, train_responses: NDArray[np.float32], n_components: int, encoder: str
 ) -> NDArray[np.float64]:
     """Responses to the stimuli that follow the training stimuli, by an encoding model of the latter.
 
     Args:
         products: see `_solvers.centred_cross_gram`, of the training stimuli and those that follow.
         train_responses: float32 ``[n_train, n_voxels]``.
-        layer: to name where features are not finite.
         n_components: principal components kept at most.
         encoder: ``ridge`` or ``pls``.
     """
-    _require_finite(products, layer)
     n_train = len(train_responses)
     responses = torch.as_tensor(train_responses, dtype=torch.float64, device=products.device)
     tolerance = _solvers.RELATIVE_TOLERANCE[torch.float32]

@@ -20,12 +20,15 @@ from trainables.data.splits import PUBLISHED_A, PUBLISHED_B
 from trainables.encoding import _solvers
 from trainables.encoding.cross_validation import N_FOLDS, CrossValidation, cross_validate
 from trainables.encoding.encoder import fit_gram
-from trainables.encoding.features import AT_ONCE_BYTES, extract_features
+from trainables.encoding.features import extract_features
 from trainables.encoding.pls import fit_gram_pls
 from trainables.encoding.scores import pearson_r
 from trainables.errors import DataError
 from trainables.models.backbone import Backbone
 from trainables.target import Target
+
+AT_ONCE_BYTES = 2 << 30
+"""Features of several layers are held together up to this size; larger ones come a layer at a time."""
 
 Place = tuple[str, str]
 """Hemisphere and ROI."""

@@ -10,8 +10,9 @@ from torch import nn
 
 from trainables.config import TrialConfig
 from trainables.encoding._solvers import FEATURE_BLOCK
+from trainables.encoding.cross_validation import N_FOLDS
 from trainables.encoding.encoder import DEFAULT_ALPHAS, voxels_at_a_time
-from trainables.encoding.features import AT_ONCE_BYTES, layers_together
+from trainables.encoding.features import held_type, layers_together
 from trainables.models.backbone import Backbone
 from trainables.models.heads import ContrastiveHead, PooledHead
 from trainables.models.shapes import LayerPass, backbone_on_meta, images_on_meta, kept_bytes, passes_recorded
@@ -180,27 +181,24 @@ def _scoring_bytes(
     them the pass through the network that fills them, the products of the first layer, or its fit.
     """
     n_train, n_rows = subject.n_train, subject.n_train + subject.n_val
-    gram, square = _FLOAT64 * n_rows * n_train, _FLOAT64 * n_train**2
+    # Without validation stimuli, folds of the training stimuli are scored: the others of them are fitted.
+    n_fitted = n_train if subject.n_val else n_train * (N_FOLDS - 1) // N_FOLDS
+    gram, square = _FLOAT64 * n_rows * n_train, _FLOAT64 * n_fitted**2
     n_block = min(subject.n_voxels, voxels_at_a_time(len(DEFAULT_ALPHAS)))
-    kept = min(n_components, n_train)
+    kept = min(n_components, n_fitted)
     # Of a block of voxels: centred, unexplained, two residuals, and what each shared product takes from it.
-    fit = _FLOAT64 * n_train * (2 * subject.n_voxels + 2 * kept + (4 + len(DEFAULT_ALPHAS)) * n_block)
+    fit = _FLOAT64 * n_fitted * (2 * subject.n_voxels + 2 * kept + (4 + len(DEFAULT_ALPHAS)) * n_block)
     pixels = 3 * network.spec.image_size**2 * (1 + _FLOAT32)
     reading = min(n_rows, _READ_AT_A_TIME) * (pixels + per_image)
+    itemsize = held_type(network, dtype).itemsize
 
     def beside(group: tuple[str, ...]) -> int:
         widths = [network.spec.readout_layers[layer] for layer in group]
-        features = [_feature_type(network, dtype).itemsize * n_rows * width for width in widths]
+        features = [itemsize * n_rows * width for width in widths]
         # Of a block of features: centred, and its products before and after they are widened.
         product = n_rows * (_FLOAT32 * min(FEATURE_BLOCK, widths[0]) + n_train * (_FLOAT32 + _FLOAT64))
         fitting = gram + max(_EIGH_SQUARES * square, square + fit)
         return max(sum(features) + max(reading, gram + product), sum(features[1:]) + fitting)
 
-    layer_bytes = {layer: _FLOAT32 * n_rows * network.spec.readout_layers[layer] for layer in network.readout_layers}
-    return max(map(beside, layers_together(network.readout_layers, layer_bytes, AT_ONCE_BYTES)))
-
-
-def _feature_type(network: Backbone, dtype: torch.dtype) -> torch.dtype:
-    """Of what a layer computes in a pass in ``dtype``: autocast normalises layers in float32, which then stays."""
-    normalises = any(isinstance(module, nn.LayerNorm) for module in network.modules())
-    return torch.float32 if normalises else dtype
+    layer_bytes = {layer: itemsize * n_rows * network.spec.readout_layers[layer] for layer in network.readout_layers}
+    return max(map(beside, layers_together(network.readout_layers, layer_bytes)))
