@@ -76,7 +76,7 @@ def cli() -> None:
 @cli.command()
 @run_options
 def run(as_json: bool, dry_run: bool, machine: str | None, throughput: float | None, **options: Any) -> None:
-    """Run a sweep, or the rest of one; more trials, targets or methods are added to one that exists.
+    """Run a sweep, or the rest of one. More trials, targets or methods are added to one that exists.
 
     \b
     sweep.py run --data demo-data --space smoke --name demo                 a few small trials
@@ -129,7 +129,7 @@ def resume(name: str, profile: str | None, address: str | None, storage: str, as
 def confirm(
     name: str, seeds: int, candidates: int, profile: str | None, address: str | None, storage: str, as_json: bool
 ) -> None:
-    """Run the winners again on fresh seeds: mean and interval, so that no lucky seed is chosen.
+    """Run the winners again on fresh seeds. Mean and interval, so that no lucky seed is chosen.
 
     \b
     sweep.py confirm demo                                5 seeds of every winner, in the sweep demo-confirm
@@ -150,7 +150,7 @@ def confirm(
 @storage_option
 @json_option
 def select(name: str, by: str | None, profile: str, address: str | None, storage: str, as_json: bool) -> None:
-    """Register the best trial of every target and method, by validation score.
+    """Register the best trial of every target and method. By validation score.
 
     \b
     sweep.py select demo
@@ -196,7 +196,7 @@ def evaluate(
     storage: str,
     as_json: bool,
 ) -> None:
-    """Score the selected models on test stimuli; the only command that reads them.
+    """Score the selected models on test stimuli. No other command reads these.
 
     \b
     sweep.py evaluate demo                                       encoding, transfer, information

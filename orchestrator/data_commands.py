@@ -20,7 +20,7 @@ def data() -> None:
 @click.argument("directory")
 @json_option
 def check(directory: str, as_json: bool) -> None:
-    """Count stimuli and voxels, and find every fault; exit code 1 if there is one that stops a sweep.
+    """Count stimuli and voxels, and find every fault. Exit code 1 if there is one that stops a sweep.
 
     \b
     sweep.py data check demo-data
@@ -36,7 +36,7 @@ def check(directory: str, as_json: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
 def demo(directory: Path, subjects: int, seed: int, as_json: bool) -> None:
-    """Make the demo data set: simulated responses with a known truth, in the Algonauts layout.
+    """Make the demo data set. Simulated responses with a known truth, in the Algonauts layout.
 
     \b
     sweep.py data demo demo-data --subjects 2

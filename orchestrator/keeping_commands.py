@@ -18,7 +18,7 @@ from orchestrator.options import json_option, option, require_sweeps, storage_op
 @storage_option
 @json_option
 def compare(a: str, b: str, storage: str, as_json: bool) -> None:
-    """Compare two sweeps, method by method, paired over the targets that both have.
+    """Compare two sweeps. Method by method, paired over the targets that both have.
 
     \b
     sweep.py compare monday tuesday         test scores where both are evaluated, else validation scores
@@ -51,7 +51,7 @@ def rename(old: str, new: str, storage: str, as_json: bool) -> None:
 @storage_option
 @json_option
 def archive(name: str, undo: bool, storage: str, as_json: bool) -> None:
-    """Put a sweep away: hidden in lists and in MLflow, without the weights that nobody selected.
+    """Put a sweep away. It is hidden in lists and in MLflow, and loses the weights that nobody selected.
 
     Scores, selected models and every trial's parameters stay.
 
@@ -78,7 +78,7 @@ def archive(name: str, undo: bool, storage: str, as_json: bool) -> None:
 @storage_option
 @json_option
 def delete(name: str, yes: bool, storage: str, as_json: bool) -> None:
-    """Delete a sweep for good: trials, scores, weights, MLflow runs, registered models.
+    """Delete a sweep for good. Trials, scores, weights, MLflow runs and registered models go.
 
     \b
     sweep.py delete pilot            asks first
@@ -107,7 +107,7 @@ def delete(name: str, yes: bool, storage: str, as_json: bool) -> None:
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what makes a shell complete commands and options of sweep.py.
+    """Print what makes a shell complete commands.
 
     \b
     chmod +x sweep.py; eval "$(./sweep.py completion bash)"       then: ./sweep.py le<Tab>
@@ -128,7 +128,7 @@ def completion(shell: str) -> None:
 @storage_option
 @json_option
 def export(target: str, directory: Path, name: str, method: str | None, storage: str, as_json: bool) -> None:
-    """Write a selected model into DIR, as files that work without this program; TARGET is like subj01/lh/V1v.
+    """Write a model as files that work without this program. TARGET is like subj01/lh/V1v, DIR a new folder.
 
     \b
     sweep.py export subj01/lh/V1v v1-model --name demo

@@ -44,7 +44,7 @@ def leaderboard(name: str, storage: str, as_json: bool) -> None:
 @storage_option
 @json_option
 def status(name: str, storage: str, as_json: bool) -> None:
-    """Progress of a sweep, target by target; also while it runs elsewhere.
+    """Progress of a sweep, target by target. Also while it runs elsewhere.
 
     \b
     sweep.py status demo
@@ -60,7 +60,7 @@ def status(name: str, storage: str, as_json: bool) -> None:
 @storage_option
 @json_option
 def report(name: str, storage: str, as_json: bool) -> None:
-    """Write all results into one HTML page, and its figures to MLflow.
+    """Write all results into one HTML page. Its figures go to MLflow too.
 
     \b
     sweep.py report demo            results/demo/report.html
@@ -88,7 +88,7 @@ def report(name: str, storage: str, as_json: bool) -> None:
 @storage_option
 @json_option
 def doctor(as_json: bool, **options: Any) -> None:
-    """Look at everything that a sweep needs, before it costs money; exit code 1 if something is wrong.
+    """Look at everything that a sweep needs. Before it costs money; exit code 1 if something is wrong.
 
     \b
     sweep.py doctor                                    this machine

@@ -90,7 +90,8 @@ PROMISED: dict[str, tuple[Promise, ...]] = {
         Promise("python sweep.py confirm demo --candidates *", says=("fresh seeds", "±")),
         Promise("python sweep.py select demo-confirm", says=("registered demo.subj01-lh-V1v", "`champion`")),
         Promise("python sweep.py select demo --by *", says=("gain", "subj01/lh/V1v", "pareto = true")),
-        Promise("python sweep.py select demo", says=("registered demo.subj01-lh-V1v", "`champion`")),
+        # On the way here python.md has registered them, and the confirmed ones have taken their place.
+        Promise("python sweep.py select demo", says=("`champion` of demo.subj01-lh-V1v", "it is this sweep's now")),
         Promise(
             "python sweep.py evaluate demo",
             says=("Encoding on test stimuli", "subj01/lh/V1v", "champion by validation"),

@@ -75,6 +75,7 @@ def test_help_names_the_commands(call: Call) -> None:
     assert (code, err) == (0, "")
     for name in (*COMMANDS, "data"):
         assert f"\n  {name} " in out
+    assert "..." not in out.partition("Commands:")[2], "every command's first sentence fits"
 
 
 @pytest.mark.parametrize("path", [path for path, _ in all_commands(sweep.cli)], ids=" ".join)
