@@ -91,6 +91,24 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
+def time_left(ended: int, total: int, at_once: int, started: float, first_end: float) -> str:
+    """``ETA 3 min 20 s``, from what has ended since the first one did, which had waited for processes to start.
+
+    Until more have ended than run at a time, only the time of that first round is known, its start included.
+
+    Args:
+        ended: pieces of work that have, at least one.
+        total: all of them.
+        at_once: how many run beside each other.
+        started: `time.monotonic` at the beginning.
+        first_end: likewise, when the first piece ended.
+    """
+    now, left = time.monotonic(), total - ended
+    if ended > at_once:
+        return f"ETA {duration((now - first_end) / (ended - 1) * left)}"
+    return f"ETA roughly {duration((now - started) * left / at_once)}"
+
+
 class LogLines:
     """Lines about long work for where nobody sees a live view: a file, a batch system, `ray job logs`."""
 
@@ -159,18 +177,11 @@ class SweepProgress:
         return self._lines
 
     def eta(self) -> str:
-        """Time left, from the trials that have ended since the first one did, which had waited for its slot to start.
-
-        Until more have ended than run at a time, only the time of that first round is known, its start included.
-        """
+        """Trials that have ended, and the time left."""
         if not self.ended:
             return "starting slots, ETA after the first trial"
-        now, left = time.monotonic(), self.left - self.ended
-        if self.ended > self._at_once:
-            seconds, about = (now - self._first_end) / (self.ended - 1) * left, ""
-        else:
-            seconds, about = (now - self.started) * left / self._at_once, "roughly "
-        return f"{self.ended}/{self.left} trials, ETA {about}{duration(seconds)}"
+        eta = time_left(self.ended, self.left, self._at_once, self.started, self._first_end)
+        return f"{self.ended}/{self.left} trials, {eta}"
 
     def render(self) -> Table:
         """The live view."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cluster.profiles import Profile, choose_profile
 from orchestrator.node_watch import asked_to_end
-from orchestrator.progress import LogLines
+from orchestrator.progress import LogLines, time_left
 from orchestrator.tuning import ray_running
 from trainables.errors import CortexSweepError, StorageError
 
@@ -64,6 +65,7 @@ class TaskRunner:
         hidden = self.quiet or not self.console.is_terminal
         with Progress(*columns, console=self.console, disable=hidden, transient=True) as bars:
             total, done_so_far, log = len(jobs), 0, LogLines(self.console)
+            started = first_end = time.monotonic()
             bar = bars.add_task(title, total=total)
             while pending:
                 (done,), _ = ray.wait(list(pending), num_returns=1)
@@ -74,8 +76,12 @@ class TaskRunner:
                 yield index, result
                 bars.advance(bar)
                 done_so_far += 1
+                first_end = time.monotonic() if done_so_far == 1 else first_end
                 if not self.quiet:
-                    log.say(f"{title}: {done_so_far}/{total}", last=done_so_far == total)
+                    eta = (
+                        f", {time_left(done_so_far, total, places, started, first_end)}" if done_so_far < total else ""
+                    )
+                    log.say(f"{title}: {done_so_far}/{total}{eta}", last=done_so_far == total)
 
 
 @contextmanager
