@@ -30,10 +30,11 @@ def print_leaderboard(name: str, storage: str, as_json: bool) -> list[Row]:
         f"\n[bold]{name}[/]: {plan.dataset}, weights {plan.weights_source}, "
         f"protocol {plan.protocol} (split {plan.split_digest})",
         soft_wrap=True,
+        highlight=False,
     )
     console.print(leaderboard_table(rows, console.width))
     for line in improvement_lines(rows):
-        console.print(line, soft_wrap=not console.is_terminal)
+        console.print(line, soft_wrap=not console.is_terminal, highlight=False)
     if unfinished := unfinished_line(rows):
         console.print(unfinished, soft_wrap=True)
     return rows
