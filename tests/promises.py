@@ -100,14 +100,17 @@ PROMISED: dict[str, tuple[Promise, ...]] = {
         Promise("python sweep.py export *", makes=("v1-model/predict.py", "v1-model/README.md")),
         Promise("python sweep.py run *--trials *", says=("4/4", "subj01/lh/V1v", "subj02/lh/V1v")),
         Promise("python sweep.py run *--subjects 3", says=("subj01/lh/V1v", "subj03/lh/V1v")),
+        # The folder keeps its first name.
         Promise(
-            "python sweep.py rename demo pilot", makes=("results/pilot/plan.json",), takes=("results/demo/plan.json",)
+            "python sweep.py rename demo pilot",
+            says=("demo is called pilot now",),
+            makes=("results/pilot/renamed.json",),
         ),
         Promise("python sweep.py archive pilot", says=("pilot is archived", "freed"), makes=("results/pilot",)),
         Promise(
             "python sweep.py delete pilot",
             says=("Delete sweep pilot", "pilot is deleted", "freed", "registered model versions"),
-            takes=("results/pilot/plan.json", "results/pilot/trials"),
+            takes=("results/demo/plan.json", "results/demo/trials", "results/pilot"),
             answers="y\n",
         ),
     ),
