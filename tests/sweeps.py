@@ -215,10 +215,15 @@ class SmallSweep:
 
 
 def interrupted_and_resumed(storage: Path, log: Path, *options: str) -> SmallSweep:
-    """Run the sweep `SMALL`, stop it as a terminal does after its first trial, and let it end."""
+    """Run the sweep `SMALL`, stop it as a terminal does after its first trial and amid another, and let it end."""
     watched = Watched(storage, "small")
+
+    def midst() -> bool:
+        states = {record.state for record in watched.records().values()}
+        return bool(run.workers()) and "running" in states and states != {"running"}
+
     with driver(log, "run", f"--storage={storage}", *SMALL, *options) as run:
-        run.wait_until(lambda: bool(run.workers() and watched.ended()), "a trial had ended")
+        run.wait_until(midst, "a trial had ended and another one ran")
         os.killpg(run.process.pid, signal.SIGINT)
         code = run.wait(120)
     before, statuses = watched.records(), watched.statuses()
