@@ -86,8 +86,8 @@ def test_every_command_explains_itself(call: Call, path: tuple[str, ...]) -> Non
     assert out.count(f"sweep.py {' '.join(path)} ") > 1, "an example beside the usage"
 
 
-def without(libraries: set[str], *words: str | Path, error: str = "") -> str:
-    """What a command prints in a process of its own, which is to load none of ``libraries``."""
+def without(libraries: set[str], *words: str | Path) -> tuple[str, str]:
+    """Output and errors of a command in a process of its own, which is to load none of ``libraries``."""
     code = (
         f"import sys; sys.argv = {['sweep.py', *map(str, words)]}\n"
         "import sweep\n"
@@ -98,12 +98,11 @@ def without(libraries: set[str], *words: str | Path, error: str = "") -> str:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert error in done.stderr
-    return done.stdout
+    return done.stdout, done.stderr
 
 
 def test_help_is_quick_and_needs_no_library() -> None:
-    assert "Usage: sweep.py" in without({"torch", "ray", "mlflow", "optuna"}, "--help")
+    assert "Usage: sweep.py" in without({"torch", "ray", "mlflow", "optuna"}, "--help")[0]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +113,7 @@ def test_help_is_quick_and_needs_no_library() -> None:
 def test_who_only_looks_at_a_sweep_waits_for_no_large_library(tmp_path: Path, words: list[str], shown: str) -> None:
     maker = Maker(tmp_path, Size())
     maker.run_trials()
-    assert shown in without({"torch", "ray", "mlflow"}, *words, maker.plan.name, "--storage", tmp_path)
+    assert shown in without({"torch", "ray", "mlflow"}, *words, maker.plan.name, "--storage", tmp_path)[0]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,8 @@ def test_who_only_looks_at_a_sweep_waits_for_no_large_library(tmp_path: Path, wo
     ids=lambda words: words[0],
 )
 def test_name_that_no_sweep_has_is_told_before_large_libraries_are_loaded(tmp_path: Path, words: list[str]) -> None:
-    without({"torch", "ray", "mlflow"}, *words, "--storage", tmp_path, error="Error: no sweep 'x' in ")
+    _, told = without({"torch", "ray", "mlflow"}, *words, "--storage", tmp_path)
+    assert told.startswith("Error: no sweep 'x' in ")
 
 
 def test_version(call: Call) -> None:

@@ -105,7 +105,8 @@ def test_neighbouring_layers_are_held_together_as_far_as_they_fit() -> None:
     sizes = {"a": 4, "b": 3, "c": 9, "d": 1, "e": 5, "f": 4}
     assert list(layers_together(sizes, sizes, 7)) == [("a", "b"), ("c",), ("d", "e"), ("f",)]
     assert list(layers_together(sizes, sizes, 100)) == [tuple(sizes)]
-    assert list(layers_together([], sizes, 7)) == []
+    assert list(layers_together([], sizes, 7)) == list(layers_together([], {})) == []
+    assert list(layers_together(sizes, sizes)) == [tuple(sizes)], "1 GB holds them all"
 
 
 @pytest.mark.parametrize("at_once", [1, 4 * 7 * 100, 1 << 30])

@@ -80,7 +80,9 @@ def test_layers_that_are_held_one_by_one_score_as_all_together(
 ) -> None:
     data = planted_data(n_val=n_val)
     together = score_readout_layers(tiny, data)
-    monkeypatch.setattr("trainables.encoding.features.AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(
+        "trainables.encoding.features.layers_together", lambda layers, *_: [(layer,) for layer in layers]
+    )
     alone = score_readout_layers(tiny, data)
     assert alone.r_by_layer == together.r_by_layer
     np.testing.assert_array_equal(alone.r_per_voxel, together.r_per_voxel)

@@ -76,7 +76,7 @@ def layers_together(
 
     Without a number they are `AT_ONCE_BYTES`, or those of the largest layer, which have to fit anyhow.
     """
-    at_once = max(AT_ONCE_BYTES, *layer_bytes.values()) if at_once is None else at_once
+    at_once = max([AT_ONCE_BYTES, *layer_bytes.values()]) if at_once is None else at_once
     group: tuple[str, ...] = ()
     for layer in layers:
         if group and sum(layer_bytes[each] for each in (*group, layer)) > at_once:
