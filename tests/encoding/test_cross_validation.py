@@ -7,7 +7,7 @@ from scipy.stats import pearsonr
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
-from trainables.encoding.cross_validation import cross_validate, folds
+from trainables.encoding.cross_validation import cross_validate, folds, from_stimuli_is_less
 
 
 def simulated(n: int = 60, p: int = 30, v: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -26,9 +26,16 @@ def test_folds_score_every_stimulus_once_and_fit_on_the_others() -> None:
     assert sorted(held_out) == list(range(23))
 
 
-@pytest.mark.parametrize("n_components", [1000, 7])
-def test_scores_are_those_of_scikit_learn_refitted_in_every_fold(n_components: int) -> None:
-    features, responses = simulated()
+@pytest.mark.parametrize(
+    ("n_components", "n_features", "n_voxels", "from_stimuli"),
+    [(1000, 30, 4, False), (7, 30, 4, False), (7, 30, 300, False), (1000, 80, 300, True), (40, 80, 300, True)],
+)
+def test_scores_are_those_of_scikit_learn_refitted_in_every_fold(
+    n_components: int, n_features: int, n_voxels: int, from_stimuli: bool
+) -> None:
+    features, responses = simulated(p=n_features, v=n_voxels)
+    readouts = (3, 12, min(n_components, 47, n_features))
+    assert from_stimuli_is_less(readouts, 48, n_voxels) == from_stimuli  # both ways are tried
     alphas = (0.1, 10.0, 1000.0)
     expected = np.zeros((len(alphas), responses.shape[1]))
     for fitted, scored in folds(len(features)):

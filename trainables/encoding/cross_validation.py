@@ -5,7 +5,7 @@ The features are multiplied once: each fold's centred Gram matrix follows from t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,25 +142,48 @@ def _fold_r(
     shrinkage = variances / (variances + torch.from_numpy(penalties).to(gram.device)[:, None])
     weights, shared = _solvers.shared_products(shrinkage, _solvers.RELATIVE_TOLERANCE[responses.dtype])
     weights = weights.to(responses.dtype)
-    weighted = (shared[:, None] * projected).to(responses.dtype).flatten(0, 1)  # [n_shared * n_held_out, n_components]
-    basis = vectors.T.to(responses.dtype)
-    r = [
-        _block_r(basis @ (block[train] - block[train].mean(dim=0)), weighted, weights, block[test])
-        for block in responses.split(_VOXELS_AT_A_TIME, dim=1)
-    ]
+    readouts = shared[:, None] * projected  # [n_shared, n_held_out, n_components]
+    basis = None
+    if from_stimuli_is_less(readouts.shape, len(train), responses.shape[1]):
+        readouts = readouts @ vectors.T  # [n_shared, n_held_out, n_fitted]
+    else:
+        basis = vectors.T.to(responses.dtype)
+    readouts = readouts.to(responses.dtype).flatten(0, 1)
+    r = []
+    for block in responses.split(_VOXELS_AT_A_TIME, dim=1):
+        centred = block[train] - block[train].mean(dim=0)
+        r.append(_block_r(centred if basis is None else basis @ centred, readouts, weights, block[test]))
     return torch.cat(r, dim=1).clamp_(-1, 1)
 
 
-def _block_r(loadings: Tensor, weighted: Tensor, weights: Tensor, measured: Tensor) -> Tensor:
+def from_stimuli_is_less(readouts: Sequence[int], n_fitted: int, n_voxels: int) -> bool:
+    """Whether predicting straight from the fitted responses takes fewer multiplications than by way of the components.
+
+    The way by the components first multiplies them with every voxel. With as many components as stimuli that spares
+    nothing afterwards, and many voxels outweigh what it costs to bring the readouts into terms of stimuli.
+
+    Args:
+        readouts: their shape, ``[n_shared, n_held_out, n_components]``.
+        n_fitted: stimuli that were fitted.
+        n_voxels: voxels to predict.
+    """
+    n_shared, n_held_out, n_components = readouts
+    rows = n_shared * n_held_out
+    by_components = n_voxels * n_components * (n_fitted + rows)
+    from_stimuli = rows * n_fitted * (n_components + n_voxels)
+    return from_stimuli < by_components
+
+
+def _block_r(fitted: Tensor, readouts: Tensor, weights: Tensor, measured: Tensor) -> Tensor:
     """Pearson r of some voxels' responses with what each penalty predicts, float64 ``[n_alphas, n_voxels]``.
 
     Args:
-        loadings: of the fitted responses on the components, ``[n_components, n_voxels]``.
-        weighted: see `_fold_r`.
+        fitted: centred responses, ``[n_fitted, n_voxels]``, or their loadings on the components.
+        readouts: what they are multiplied with, ``[n_shared * n_held_out, n_fitted or n_components]``.
         weights: see `_solvers.SharedProducts`.
         measured: ``[n_held_out, n_voxels]``.
     """
-    products = (weighted @ loadings).view(weights.shape[1], -1)
+    products = (readouts @ fitted).view(weights.shape[1], -1)
     predicted = (weights @ products).view(len(weights), *measured.shape)
     columns, measured_varies = _unit_columns(measured)
     norm = torch.linalg.vector_norm(predicted, dim=1)
