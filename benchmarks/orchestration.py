@@ -1,6 +1,6 @@
 """How many trials a driver can serve: stub trials of all targets on many slots, ledger and MLflow beside.
 
-    python -m benchmarks.orchestration [--trials 10000] [--targets 350] [--slots 64] [--seconds 1.0]
+    python -m benchmarks.orchestration [--trials 10000] [--targets 350] [--slots 64] [--seconds 1.0] [--keep FOLDER]
 
 Search, pruning, ledger, progress and projection to MLflow are the real ones; a slot sleeps instead of training, at one
 validation score a trial. Prints a table: trials per second, how long slots idle, the driver's memory, and how long
@@ -19,11 +19,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mlflow import MlflowClient
 from ray import tune
 from rich.console import Console
@@ -91,18 +92,19 @@ class StubSlot(tune.Trainable):
 class Watch:
     """The driver's memory, looked at once a second."""
 
-    rss: list[tuple[float, float]] = field(default_factory=list)
-    """Seconds since the start, MB."""
+    progress: SweepProgress
+    rss: list[tuple[int, float]] = field(default_factory=list)
+    """Trials that had ended, MB."""
 
     @contextmanager
     def on(self) -> Iterator[None]:
         """Look until left."""
-        left, started = threading.Event(), time.monotonic()
+        left = threading.Event()
 
         def look() -> None:
             while not left.wait(1.0):
                 (line,) = (row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmRSS"))
-                self.rss.append((time.monotonic() - started, int(line.split()[1]) / 1024))
+                self.rss.append((self.progress.ended, int(line.split()[1]) / 1024))
 
         thread = threading.Thread(target=look, daemon=True)
         thread.start()
@@ -111,6 +113,11 @@ class Watch:
         finally:
             left.set()
             thread.join()
+
+    def growth(self) -> float:
+        """KB that a trial adds, by the line through all looks after the first quarter of the trials."""
+        ended, memory = np.array([look for look in self.rss if look[0] > self.rss[-1][0] / 4]).T
+        return float(np.polyfit(ended, memory, 1)[0]) * 1024
 
 
 def plan_of(asked: argparse.Namespace, folder: Path) -> tuple[SweepStorage, SweepPlan]:
@@ -131,12 +138,18 @@ def plan_of(asked: argparse.Namespace, folder: Path) -> tuple[SweepStorage, Swee
     return storage, replace(plan, targets=targets, roi_groups={target.roi: "all" for target in targets})
 
 
-def idle_share(spans: list[tuple[float, float]], slots: int) -> float:
-    """Share of the slots' time, between the moment when all had one and the last start, in which none ran a trial."""
-    starts = sorted(start for start, _ in spans)
-    begin, end = starts[min(slots, len(starts)) - 1], starts[-1]
-    busy = sum(max(0.0, min(b, end) - max(a, begin)) for a, b in spans)
-    return 1 - busy / ((end - begin) * slots)
+def idle_share(spans: list[tuple[int, float, float]]) -> tuple[int, float]:
+    """Slots that came to be, and the share of their time in which they ran no trial, once all of them were there.
+
+    Args:
+        spans: process of the slot, start and end of a trial.
+    """
+    first: dict[int, float] = {}
+    for slot, start, _ in sorted(spans, key=lambda span: span[1]):
+        first.setdefault(slot, start)
+    begin, end = max(first.values()), max(start for _, start, _ in spans)
+    busy = sum(max(0.0, min(last, end) - max(start, begin)) for _, start, last in spans)
+    return len(first), 1 - busy / ((end - begin) * len(first))
 
 
 def main() -> int:
@@ -146,27 +159,28 @@ def main() -> int:
     parser.add_argument("--targets", type=int, default=350)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a stub trial")
+    parser.add_argument("--keep", metavar="FOLDER", help="an empty or new one, to look at what is in it afterwards")
     asked = parser.parse_args()
-    watch = Watch()
     os.environ[STUB_SECONDS] = str(asked.seconds)
-    with tempfile.TemporaryDirectory() as temporary:
+    with nullcontext(asked.keep) if asked.keep else tempfile.TemporaryDirectory() as temporary:
         storage, plan = plan_of(asked, Path(temporary))
         ledger = Ledger(plan)
         ledger.open_studies()
         vars(tuning)["Slot"] = StubSlot
         progress = SweepProgress(Console(), plan)
+        watch = Watch(progress)
         profile = Profile("stub", cpus_per_worker=1)
         Projection(ledger, storage.artifacts_uri)  # makes the tables
         projector = Projector(plan, storage.artifacts_uri)
         with tuning.ray_running(None, cpus=asked.slots), watch.on():
-            started = time.monotonic()
+            started, worked = time.monotonic(), time.process_time()
             tuning.run_trials(storage, ledger, profile, asked.slots, progress)
-            seconds = time.monotonic() - started
+            seconds, work = time.monotonic() - started, time.process_time() - worked
             progress.stop()
             closed = time.monotonic()
             projector.close()
             lag = time.monotonic() - closed
-        return conclude(asked, plan, ledger, watch, seconds, lag)
+        return conclude(asked, plan, ledger, watch, seconds, work, lag)
 
 
 def looked_up(plan: SweepPlan) -> tuple[list[str], dict[str, float]]:
@@ -195,21 +209,20 @@ def looked_up(plan: SweepPlan) -> tuple[list[str], dict[str, float]]:
 
 
 def conclude(
-    asked: argparse.Namespace, plan: SweepPlan, ledger: Ledger, watch: Watch, seconds: float, lag: float
+    asked: argparse.Namespace, plan: SweepPlan, ledger: Ledger, watch: Watch, seconds: float, work: float, lag: float
 ) -> int:
     """Print the table; 1 if a trial is missing or there twice."""
     records = [record for key in plan.studies for record in ledger.study_records(key)]
-    spans = [(r.details["worker_started"], r.details["worker_ended"]) for r in records if "worker_ended" in r.details]
+    spans = [tuple(r.details[f"worker_{what}"] for what in ("pid", "started", "ended")) for r in records]
+    slots, idle = idle_share(spans)
     shown, lists = looked_up(plan)
-    at, memory = zip(*watch.rss, strict=True)
-    first = memory[min(len(memory) - 1, next((i for i, second in enumerate(at) if second > seconds / 4), 0))]
-    growth = (memory[-1] - first) * 1024 / (0.75 * len(records))
     table = Table(
         "", "", title=f"{len(records)} trials of {asked.seconds} s, {asked.targets} targets, {asked.slots} slots"
     )
     table.add_row("trials/s", f"{len(records) / seconds:.1f} (slots could do {asked.slots / asked.seconds:.0f})")
-    table.add_row("slots idle", f"{100 * idle_share(spans, asked.slots):.1f} %")
-    table.add_row("driver's memory", f"{memory[-1]:.0f} MB, {growth:.0f} KB more for each trial")
+    table.add_row("slots that came to be", f"{slots}, idle for {100 * idle:.1f} % of the time once all were there")
+    table.add_row("driver's work", f"{1000 * work / len(records):.0f} ms of a core for each trial")
+    table.add_row("driver's memory", f"{watch.rss[-1][1]:.0f} MB, {watch.growth():.0f} KB more for each trial")
     table.add_row("MLflow behind at the end", f"{lag:.1f} s")
     for title, value in lists.items():
         table.add_row(f"MLflow: {title}", f"{value:.2f} s")

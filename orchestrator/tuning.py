@@ -19,6 +19,7 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.tune import TuneError
 
 from cluster.profiles import COORDINATOR, COORDINATOR_CPUS, Profile
+from orchestrator.ended_trials import EndedTrials
 from orchestrator.ledger import Ledger, OpenTrial
 from orchestrator.node_watch import asked_to_end, node_watched
 from orchestrator.passwords import not_inherited
@@ -158,7 +159,10 @@ def _tuner(
             name=f"tune-{uuid.uuid4().hex[:12]}",
             **ray_storage(storage.scratch),
             verbose=0,
+            callbacks=[EndedTrials()],
             failure_config=tune.FailureConfig(max_failures=SLOT_ATTEMPTS),
+            # Else a call to the slot and a folder in the storage, for every trial that ends, with nothing in it.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
 

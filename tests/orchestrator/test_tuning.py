@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray import tune
 from rich.console import Console
 
@@ -103,6 +104,30 @@ def test_slots_come_to_be_though_trials_are_shorter_than_their_start(
     slots = {path.name: len(path.read_text().splitlines()) for path in (tmp_path / "stubs/slots").iterdir()}
     assert len(slots) == 2, f"no slot was ended while it started: {slots}"
     assert min(slots.values()) > 1, slots
+
+
+def test_tune_keeps_nothing_of_trials_that_have_ended(
+    sweep: tuple[SweepStorage, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a driver's memory grows with every result of ten thousand trials, and a folder is written for each."""
+    fitted: list[tune.ResultGrid] = []
+    fit = tune.Tuner.fit
+
+    def fit_and_keep(tuner: tune.Tuner) -> tune.ResultGrid:
+        fitted.append(fit(tuner))
+        return fitted[-1]
+
+    monkeypatch.setattr(tune.Tuner, "fit", fit_and_keep)
+    assert run(*sweep, {})
+    ended = [trial for grid in fitted for trial in grid._experiment_analysis.trials]
+    assert [trial.status for trial in ended] == ["TERMINATED"] * 4
+    for trial in ended:
+        metadata = trial.run_metadata
+        assert not metadata.metric_analysis
+        assert not metadata.metric_n_steps
+        assert set(metadata.last_result) <= {"done", "trial_id"}
+        assert not isinstance(trial._default_result_or_future, ray.ObjectRef)
+    assert not list(Path(sweep[0].scratch.removeprefix("file://")).rglob("checkpoint_*"))
 
 
 def test_trial_that_was_hit_at_every_attempt_ends_well_at_the_end(sweep: tuple[SweepStorage, Ledger]) -> None:
