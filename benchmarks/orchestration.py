@@ -81,12 +81,6 @@ class StubSlot(tune.Trainable):
         best = {"epoch": self.trial["epochs"], "score": score, "best_score": score, "done": True}
         return {**best, "details": json.dumps(details)}
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing to keep."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing was kept."""
-
 
 @dataclass
 class Watch:
@@ -116,7 +110,10 @@ class Watch:
 
     def growth(self) -> float:
         """KB that a trial adds, by the line through all looks after the first quarter of the trials."""
-        ended, memory = np.array([look for look in self.rss if look[0] > self.rss[-1][0] / 4]).T
+        looks = [look for look in self.rss if look[0] > self.rss[-1][0] / 4]
+        ended, memory = [look[0] for look in looks], [look[1] for look in looks]
+        if len(set(ended)) < 2:  # a run of a moment
+            return math.nan
         return float(np.polyfit(ended, memory, 1)[0]) * 1024
 
 
@@ -138,8 +135,10 @@ def plan_of(asked: argparse.Namespace, folder: Path) -> tuple[SweepStorage, Swee
     return storage, replace(plan, targets=targets, roi_groups={target.roi: "all" for target in targets})
 
 
-def idle_share(spans: list[tuple[int, float, float]]) -> tuple[int, float]:
-    """Slots that came to be, and the share of their time in which they ran no trial, once all of them were there.
+def idle_share(spans: list[tuple[int, float, float]]) -> tuple[int, float, float]:
+    """Slots that came to be, the share of their time in which they ran no trial, and the seconds that this looks at.
+
+    From the first trial of the last slot on: before, slots are not idle but starting.
 
     Args:
         spans: process of the slot, start and end of a trial.
@@ -149,7 +148,7 @@ def idle_share(spans: list[tuple[int, float, float]]) -> tuple[int, float]:
         first.setdefault(slot, start)
     begin, end = max(first.values()), max(start for _, start, _ in spans)
     busy = sum(max(0.0, min(last, end) - max(start, begin)) for _, start, last in spans)
-    return len(first), 1 - busy / ((end - begin) * len(first))
+    return len(first), 1 - busy / ((end - begin) * len(first)), end - begin
 
 
 def main() -> int:
@@ -172,9 +171,10 @@ def main() -> int:
         profile = Profile("stub", cpus_per_worker=1)
         Projection(ledger, storage.artifacts_uri)  # makes the tables
         projector = Projector(plan, storage.artifacts_uri)
-        with tuning.ray_running(None, cpus=asked.slots), watch.on():
+        with tuning.ray_running(None, cpus=asked.slots):
             started, worked = time.monotonic(), time.process_time()
-            tuning.run_trials(storage, ledger, profile, asked.slots, progress)
+            with watch.on():
+                tuning.run_trials(storage, ledger, profile, asked.slots, progress)
             seconds, work = time.monotonic() - started, time.process_time() - worked
             progress.stop()
             closed = time.monotonic()
@@ -213,14 +213,18 @@ def conclude(
 ) -> int:
     """Print the table; 1 if a trial is missing or there twice."""
     records = [record for key in plan.studies for record in ledger.study_records(key)]
-    spans = [tuple(r.details[f"worker_{what}"] for what in ("pid", "started", "ended")) for r in records]
-    slots, idle = idle_share(spans)
+    spans = [
+        (record.details["worker_pid"], record.details["worker_started"], record.details["worker_ended"])
+        for record in records
+        if "worker_ended" in record.details
+    ]
+    slots, idle, watched = idle_share(spans)
     shown, lists = looked_up(plan)
     table = Table(
         "", "", title=f"{len(records)} trials of {asked.seconds} s, {asked.targets} targets, {asked.slots} slots"
     )
     table.add_row("trials/s", f"{len(records) / seconds:.1f} (slots could do {asked.slots / asked.seconds:.0f})")
-    table.add_row("slots that came to be", f"{slots}, idle for {100 * idle:.1f} % of the time once all were there")
+    table.add_row("slots that came to be", f"{slots}; then idle for {100 * idle:.1f} % of {watched:.0f} s")
     table.add_row("driver's work", f"{1000 * work / len(records):.0f} ms of a core for each trial")
     table.add_row("driver's memory", f"{watch.rss[-1][1]:.0f} MB, {watch.growth():.0f} KB more for each trial")
     table.add_row("MLflow behind at the end", f"{lag:.1f} s")

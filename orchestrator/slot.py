@@ -113,12 +113,6 @@ class Slot(tune.Trainable):
             self._send({"do": "step"})
         return dict(answer)
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """A trial's place is in the ledger and in its snapshots; Tune has nothing to keep."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """See `save_checkpoint`: the worker goes on from the trial's newest snapshot."""
-
     def cleanup(self) -> None:
         """Let the workers end, then the mailbox."""
         with contextlib.suppress(ray.exceptions.RayError):

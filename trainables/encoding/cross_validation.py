@@ -5,7 +5,7 @@ The features are multiplied once: each fold's centred Gram matrix follows from t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,48 +142,45 @@ def _fold_r(
     shrinkage = variances / (variances + torch.from_numpy(penalties).to(gram.device)[:, None])
     weights, shared = _solvers.shared_products(shrinkage, _solvers.RELATIVE_TOLERANCE[responses.dtype])
     weights = weights.to(responses.dtype)
-    readouts = shared[:, None] * projected  # [n_shared, n_held_out, n_components]
-    basis = None
-    if from_stimuli_is_less(readouts.shape, len(train), responses.shape[1]):
-        readouts = readouts @ vectors.T  # [n_shared, n_held_out, n_fitted]
-    else:
-        basis = vectors.T.to(responses.dtype)
-    readouts = readouts.to(responses.dtype).flatten(0, 1)
+    basis = vectors.T.to(responses.dtype)
+    weighted = (shared[:, None] * projected).to(responses.dtype).flatten(0, 1)  # [n_shared * n_held_out, n_components]
+    by_components = not from_stimuli_is_less(len(weighted), len(variances), len(train), responses.shape[1])
+    if not by_components:
+        weighted = weighted @ basis  # [n_shared * n_held_out, n_fitted]
     r = []
     for block in responses.split(_VOXELS_AT_A_TIME, dim=1):
         centred = block[train] - block[train].mean(dim=0)
-        r.append(_block_r(centred if basis is None else basis @ centred, readouts, weights, block[test]))
+        r.append(_block_r(basis @ centred if by_components else centred, weighted, weights, block[test]))
     return torch.cat(r, dim=1).clamp_(-1, 1)
 
 
-def from_stimuli_is_less(readouts: Sequence[int], n_fitted: int, n_voxels: int) -> bool:
+def from_stimuli_is_less(n_rows: int, n_components: int, n_fitted: int, n_voxels: int) -> bool:
     """Whether predicting straight from the fitted responses takes fewer multiplications than by way of the components.
 
-    The way by the components first multiplies them with every voxel. With as many components as stimuli that spares
-    nothing afterwards, and many voxels outweigh what it costs to bring the readouts into terms of stimuli.
+    The way by the components first multiplies them with every voxel, which spares little afterwards where they are
+    nearly as many as stimuli. The other way first brings what they are multiplied with into terms of stimuli.
 
     Args:
-        readouts: their shape, ``[n_shared, n_held_out, n_components]``.
+        n_rows: predictions of each voxel, shared weightings times held-out stimuli.
+        n_components: principal components.
         n_fitted: stimuli that were fitted.
         n_voxels: voxels to predict.
     """
-    n_shared, n_held_out, n_components = readouts
-    rows = n_shared * n_held_out
-    by_components = n_voxels * n_components * (n_fitted + rows)
-    from_stimuli = rows * n_fitted * (n_components + n_voxels)
+    by_components = n_voxels * n_components * (n_fitted + n_rows)
+    from_stimuli = n_rows * n_fitted * (n_components + n_voxels)
     return from_stimuli < by_components
 
 
-def _block_r(fitted: Tensor, readouts: Tensor, weights: Tensor, measured: Tensor) -> Tensor:
+def _block_r(fitted: Tensor, weighted: Tensor, weights: Tensor, measured: Tensor) -> Tensor:
     """Pearson r of some voxels' responses with what each penalty predicts, float64 ``[n_alphas, n_voxels]``.
 
     Args:
         fitted: centred responses, ``[n_fitted, n_voxels]``, or their loadings on the components.
-        readouts: what they are multiplied with, ``[n_shared * n_held_out, n_fitted or n_components]``.
+        weighted: what they are multiplied with, ``[n_shared * n_held_out, n_fitted or n_components]``.
         weights: see `_solvers.SharedProducts`.
         measured: ``[n_held_out, n_voxels]``.
     """
-    products = (readouts @ fitted).view(weights.shape[1], -1)
+    products = (weighted @ fitted).view(weights.shape[1], -1)
     predicted = (weights @ products).view(len(weights), *measured.shape)
     columns, measured_varies = _unit_columns(measured)
     norm = torch.linalg.vector_norm(predicted, dim=1)
