@@ -19,7 +19,6 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.tune import TuneError
 
 from cluster.profiles import COORDINATOR, COORDINATOR_CPUS, Profile
-from orchestrator.ended_trials import EndedTrials
 from orchestrator.ledger import Ledger, OpenTrial
 from orchestrator.node_watch import asked_to_end, node_watched
 from orchestrator.passwords import not_inherited
@@ -30,7 +29,8 @@ from orchestrator.reclaim import abandoned_reclaimed
 from orchestrator.search import StudySearch
 from orchestrator.selected import read_selection
 from orchestrator.slot import Slot, slot_with
-from orchestrator.storage import SweepStorage, ray_storage, storage_errors
+from orchestrator.storage import SweepStorage, storage_errors
+from orchestrator.tune_leftovers import EndedTrials, tune_folder
 from trainables.data.cache import cache_limit
 from trainables.errors import ConfigError, StorageError
 from trainables.remote import node_settings
@@ -119,9 +119,9 @@ def run_trials(
 
     search = StudySearch(ledger, job, finished, larger_share=profile.has_larger_share)
     progress.start(search)
-    with terminations_as_interrupts(), abandoned_reclaimed():
+    with terminations_as_interrupts(), abandoned_reclaimed(), tune_folder(storage) as folder:
         while handed_out := search.due or search.give_last_chance():
-            tuner = _tuner(search, storage, shares, min(slots, handed_out), warm)
+            tuner = _tuner(search, folder, shares, min(slots, handed_out), warm)
             _fit(tuner, search)
             if search.failure is not None:
                 raise search.failure
@@ -142,9 +142,7 @@ def _fit(tuner: tune.Tuner, search: StudySearch) -> None:
         signal.signal(signal.SIGINT, interrupts)  # Tune leaves its own, which hears nobody any more
 
 
-def _tuner(
-    search: StudySearch, storage: SweepStorage, shares: dict[str, dict[str, Any]], slots: int, warm: bool
-) -> tune.Tuner:
+def _tuner(search: StudySearch, folder: str, shares: dict[str, dict[str, Any]], slots: int, warm: bool) -> tune.Tuner:
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else one slot starts at a time; the search says how many
     return tune.Tuner(
         tune.with_resources(slot_with(Slot, shares), COORDINATOR),
@@ -157,7 +155,7 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name=f"tune-{uuid.uuid4().hex[:12]}",
-            **ray_storage(storage.scratch),
+            storage_path=folder,
             verbose=0,
             callbacks=[EndedTrials()],
             failure_config=tune.FailureConfig(max_failures=SLOT_ATTEMPTS),
