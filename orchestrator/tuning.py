@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import uuid
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,17 +19,17 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.tune import TuneError
 
 from cluster.profiles import COORDINATOR, COORDINATOR_CPUS, Profile
+from orchestrator.forgetting import forget_old_snapshots, forget_snapshots, forget_weights
 from orchestrator.ledger import Ledger, OpenTrial
 from orchestrator.node_watch import asked_to_end, node_watched
 from orchestrator.passwords import not_inherited
-from orchestrator.plan import StudyKey
 from orchestrator.progress import SweepProgress
 from orchestrator.pruning import StudyPruning
 from orchestrator.reclaim import abandoned_reclaimed
 from orchestrator.search import StudySearch
 from orchestrator.selected import read_selection
 from orchestrator.slot import Slot, slot_with
-from orchestrator.storage import SweepStorage, storage_errors
+from orchestrator.storage import SweepStorage
 from orchestrator.tune_leftovers import EndedTrials, tune_folder
 from trainables.data.cache import cache_limit
 from trainables.errors import ConfigError, StorageError
@@ -100,6 +100,7 @@ def run_trials(
     settings = slot_settings(storage, ledger, profile)
     shares = {SHARED: settings, WHOLE_GPU: with_whole_gpu(settings)}
     selected = {each.trial for each in read_selection(storage)} if storage.selection_file.exists() else set()
+    gone: set[str] = set()
     forget_old_snapshots(storage, ledger)
 
     def job(trial: OpenTrial, score_to_beat: float, alone: bool) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def run_trials(
         return {"share": WHOLE_GPU if alone else SHARED, "trial": command}
 
     def finished(trial: OpenTrial) -> None:
-        forget_weights(storage, ledger, trial, selected)
+        forget_weights(storage, ledger, trial, selected, gone)
         forget_snapshots(storage, trial.study, trial.trial.number)
         progress.trial_ended(trial)
 
@@ -163,41 +164,6 @@ def _tuner(search: StudySearch, folder: str, shares: dict[str, dict[str, Any]], 
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-
-
-def forget_weights(
-    storage: SweepStorage, ledger: Ledger, ended: OpenTrial, selected: Container[str] = frozenset()
-) -> None:
-    """Delete the weights of this study's trials that are no longer among its best, and what attempts of ``ended`` that
-    died left of its own; those of ``selected`` trials stay until the next `select`.
-    """
-    keep = {record.number for record in ledger.best(ended.study, ledger.plan.keep_weights)}
-    for record in ledger.study_records(ended.study):
-        wrote = record.details.get("weights") or record.number == ended.trial.number
-        if record.number in keep or record.uid in selected or record.state == "running" or not wrote:
-            continue
-        place = storage.trial_dir(record.study.target, record.study.method, record.number)
-        with storage_errors(place, "delete"):
-            if place.exists():
-                place.rmdir(recursive=True)
-
-
-def forget_snapshots(storage: SweepStorage, study: StudyKey, number: int) -> None:
-    """Delete what a restart of a trial that has ended would have gone on from."""
-    place = storage.snapshot_dir(study.target, study.method, number)
-    with storage_errors(place, "delete"):
-        if place.exists():
-            place.rmdir(recursive=True)
-
-
-def forget_old_snapshots(storage: SweepStorage, ledger: Ledger) -> None:
-    """Delete snapshots of trials whose driver died between their end and what follows it."""
-    if not storage.snapshots_dir.exists():
-        return
-    for key in ledger.plan.studies:
-        for record in ledger.study_records(key):
-            if record.state != "running":
-                forget_snapshots(storage, key, record.number)
 
 
 @contextmanager
