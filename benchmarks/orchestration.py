@@ -146,6 +146,8 @@ def idle_share(spans: list[tuple[int, float, float]]) -> tuple[int, float, float
     first: dict[int, float] = {}
     for slot, start, _ in sorted(spans, key=lambda span: span[1]):
         first.setdefault(slot, start)
+    if len(spans) <= len(first):  # no slot has had a second trial
+        return len(first), math.nan, 0.0
     begin, end = max(first.values()), max(start for _, start, _ in spans)
     busy = sum(max(0.0, min(last, end) - max(start, begin)) for _, start, last in spans)
     return len(first), 1 - busy / ((end - begin) * len(first)), end - begin
